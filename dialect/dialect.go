@@ -1,0 +1,105 @@
+// Package dialect defines a wire protocol between agents and the server. Each
+// package below it speaks one, both sides; the server is given a slice of them
+// and asks each in turn whether a request is for it.
+package dialect
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/netip"
+
+	"adit/auth"
+	"adit/tunnel"
+)
+
+// ErrResumed is returned by Accept when the request gave a live session a new
+// carrier: its tunnel was returned by an earlier call.
+var ErrResumed = errors.New("dialect: session resumed")
+
+// An AdmitFunc turns the claim in a handshake into an identity, or says why
+// not. It is called before a tunnel exists.
+type AdmitFunc func(ctx context.Context, claim auth.Claim) (*auth.Identity, error)
+
+// A Dialect speaks one wire protocol with agents, on the server's side. Its
+// methods are safe for concurrent use.
+type Dialect interface {
+	// Name is the dialect's name in config, logs and metrics.
+	Name() string
+
+	// Match reports whether r opens a session in this dialect. It neither
+	// answers r nor reads its body.
+	Match(r *http.Request) bool
+
+	// Accept runs the handshake. It calls admit once, with the claim that it
+	// found, and refuses in the dialect's own form if admit fails; the error
+	// then is admit's. The caller closes the tunnel. ErrResumed means that
+	// there is nothing to close.
+	Accept(w http.ResponseWriter, r *http.Request, admit AdmitFunc) (tunnel.Tunnel, error)
+}
+
+// A Binder is a tunnel whose agent binds and unbinds names while it lives,
+// instead of having the one name that it registered with.
+type Binder interface {
+	// ServeBinds lets h answer the agent until the tunnel ends. It is called
+	// once and does not block; requests that came before are not lost.
+	ServeBinds(h BindHandler)
+}
+
+// A BindHandler decides what an agent may bind. Its methods are called one at
+// a time for one tunnel; ctx ends with the tunnel.
+type BindHandler interface {
+	// Bind makes the tunnel reachable as b asks, or not at all.
+	Bind(ctx context.Context, b Binding) (Bound, error)
+
+	// Unbind takes back the binding of that key.
+	Unbind(ctx context.Context, key string) error
+
+	// Refresh replaces the credential that the session lives on.
+	Refresh(ctx context.Context, claim auth.Claim) error
+}
+
+// A Kind is what visitors speak at a binding.
+type Kind string
+
+const (
+	HTTP Kind = "http" // HTTP by hostname or path
+	TCP  Kind = "tcp"  // a public TCP port
+)
+
+// A Binding asks for a public address for one service of an agent.
+type Binding struct {
+	Key     string    // the agent's own name for this binding, unique in its session
+	Kind    Kind      // what visitors speak
+	ID      tunnel.ID // the name to bind
+	Service string    // passed in StreamInfo; empty is the agent's default
+	Port    uint16    // public TCP port; 0 lets the server choose one of its range
+}
+
+// Bound is where visitors find a binding.
+type Bound struct {
+	URLs []string       // the public addresses, best first, such as "https://web.example.com/"
+	Port uint16         // public TCP port; 0 unless Kind is TCP
+	Addr netip.AddrPort // address that the port is bound on
+}
+
+// A BindError is a refusal that reaches the agent with its code.
+type BindError struct {
+	Code   BindCode
+	Reason string // for people: names the field, the value and what is allowed
+}
+
+func (e *BindError) Error() string { return "bind: " + string(e.Code) + ": " + e.Reason }
+
+// A BindCode is a stable code of docs/errors.md.
+type BindCode string
+
+const (
+	BindInvalid   BindCode = "invalid"        // a field is malformed
+	BindForbidden BindCode = "forbidden"      // the credential does not allow it
+	BindTaken     BindCode = "name-taken"     // another identity holds the name
+	BindPortInUse BindCode = "port-in-use"    // the port is taken
+	BindNoPort    BindCode = "no-port"        // no port of the range is free, or none is allowed
+	BindLimit     BindCode = "too-many-names" // the session has its share of names
+	BindInternal  BindCode = "internal"       // the server failed
+)

@@ -1,0 +1,112 @@
+// Package tunnel defines what the server knows of one connected agent: a
+// Tunnel, anything that can open a stream to the far side. Every dialect
+// yields one.
+//
+//	conn, err := t.OpenStream(ctx, tunnel.StreamInfo{Service: "web"})
+//	if err != nil {
+//		return err // wraps ErrClosed, ErrRefused or ctx's error
+//	}
+//	defer conn.Close()
+//
+// What only some tunnels or streams can do is an interface of its own, found by
+// assertion: EarlyOpener, Availability, HalfCloser, Resetter and
+// http.RoundTripper.
+package tunnel
+
+import (
+	"context"
+	"net"
+	"net/netip"
+)
+
+// A Tunnel opens streams to one connected agent. Its methods are safe for
+// concurrent use.
+type Tunnel interface {
+	// ID is the name that the agent registered under.
+	ID() ID
+
+	// OpenStream returns a stream that the agent has accepted. ctx bounds
+	// the opening only: cancelling it later does not touch the stream. The
+	// caller closes the stream.
+	//
+	// The error wraps ErrClosed if the tunnel has ended, ErrRefused if the
+	// agent could not reach its upstream, errors.ErrUnsupported if the
+	// dialect carries no byte streams, or ctx's error.
+	OpenStream(ctx context.Context, info StreamInfo) (net.Conn, error)
+
+	// Done is closed once OpenStream can only fail.
+	Done() <-chan struct{}
+
+	// Close ends the tunnel and its streams, and waits for its goroutines.
+	// Calls after the first return nil.
+	Close() error
+}
+
+// An EarlyOpener is a tunnel that opens a stream without waiting for the
+// agent's answer, which saves a round trip: what is written at once travels
+// with the opening. If the agent then refuses, Read and Write of the stream
+// fail with a *RefusedError, and no byte reached an upstream.
+//
+// OpenEarly does not block. Its error wraps ErrClosed if the tunnel has ended.
+type EarlyOpener interface {
+	OpenEarly(info StreamInfo) (net.Conn, error)
+}
+
+// Availability is implemented by tunnels that may be unable to reach their
+// agent for a while without having ended, such as a session between two
+// carriers or one that drains. A tunnel without it is available until Done.
+type Availability interface {
+	// Available reports whether a stream that is opened now would reach the
+	// agent at once.
+	Available() bool
+
+	// OnAvailability registers f to be called after each change, from any
+	// goroutine; f must not block. It may be called once at most.
+	OnAvailability(f func())
+}
+
+// A HalfCloser is a stream whose writing side can end on its own. Every stream
+// of a dialect that can express it is one, as *net.TCPConn is.
+type HalfCloser interface {
+	CloseWrite() error
+}
+
+// A Resetter is a stream that can end with an error: the far side's Read and
+// Write fail, instead of a Read that sees a clean end. It implies Close.
+type Resetter interface {
+	Reset(code ResetCode, reason string) error
+}
+
+// StreamInfo tells the agent what a stream is for. The zero value asks for the
+// agent's default service on behalf of nobody in particular.
+type StreamInfo struct {
+	// Service names the upstream at the agent; empty means its default.
+	Service string
+
+	// Protocol is what the visitor speaks: "http", "tcp" or "tls".
+	Protocol string
+
+	// Visitor is the visitor's address, Local the address of the server that
+	// it connected to. Either may be the zero AddrPort if unknown.
+	Visitor, Local netip.AddrPort
+
+	// Host is the hostname that the visitor asked for, in lower case and
+	// without port: the HTTP Host, or the server name of a ClientHello.
+	Host string
+}
+
+// An Incoming is a stream as the agent gets it, not yet answered. The agent
+// answers it once, with Accept or Refuse; the first Write accepts too.
+type Incoming interface {
+	net.Conn
+
+	// Info is what the opener said of the stream. It is the far side's word.
+	Info() StreamInfo
+
+	// Accept tells the opener that the upstream is connected.
+	Accept() error
+
+	// Refuse tells the opener why there is no upstream, and closes the
+	// stream. reason is for people and is cut to 256 bytes.
+	Refuse(code RefuseCode, reason string) error
+}
