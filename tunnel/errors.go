@@ -12,6 +12,16 @@ var (
 	// ErrRefused says that the agent refused a stream. The error that wraps
 	// it is a *RefusedError.
 	ErrRefused = errors.New("tunnel: stream refused")
+
+	// ErrNoRoute says that no tunnel goes by a name, now or lately.
+	ErrNoRoute = errors.New("tunnel: no route")
+
+	// ErrOffline says that a name is known, and that none of its tunnels
+	// became available in time.
+	ErrOffline = errors.New("tunnel: agent offline")
+
+	// ErrQueueFull says that too many visitors wait for a tunnel already.
+	ErrQueueFull = errors.New("tunnel: queue full")
 )
 
 // A RefuseCode says why an agent refused a stream. The numbers are those of

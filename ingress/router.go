@@ -1,0 +1,28 @@
+package ingress
+
+import (
+	"context"
+
+	"adit/tunnel"
+)
+
+// A Router finds the tunnel and the service for what a visitor asked for. It
+// is safe for concurrent use.
+type Router interface {
+	// Route returns the tunnel and the service that key leads to. The key is
+	// a hostname in lower case without port or trailing dot, "/" and an ID,
+	// or ":" and a TCP port in decimal.
+	//
+	// Route may wait for an agent that is away for a moment; ctx bounds the
+	// wait. The error wraps ErrNoRoute, ErrOffline, ErrQueueFull or ctx's
+	// error.
+	Route(ctx context.Context, key string) (t tunnel.Tunnel, service string, err error)
+}
+
+// What a Router's errors wrap. They are those of package tunnel, so that a
+// router need not import its user.
+var (
+	ErrNoRoute   = tunnel.ErrNoRoute   // no such name, now or lately
+	ErrOffline   = tunnel.ErrOffline   // the name's agent did not come back in time
+	ErrQueueFull = tunnel.ErrQueueFull // too many visitors wait already
+)
