@@ -1,0 +1,54 @@
+// Package readable waits until a socket has something to read, for whoever
+// must not hold a buffer while waiting: an idle conn then costs its goroutine's
+// stack and nothing else.
+//
+//	rc, ok := readable.Of(conn)
+//	if ok {
+//		if err := readable.Wait(rc); err != nil {
+//			return err
+//		}
+//	}
+//	buf := pool.Get().(*[]byte) // only now
+//	n, err := conn.Read(*buf)
+package readable
+
+import (
+	"net"
+	"syscall"
+)
+
+// Of returns the raw conn of a *net.TCPConn or *net.UnixConn. It reports false
+// for any other conn, such as a *tls.Conn, whose bytes may wait above the
+// socket, and on systems where Wait is not supported.
+func Of(c net.Conn) (syscall.RawConn, bool) {
+	if !supported {
+		return nil, false
+	}
+	var rc syscall.RawConn
+	var err error
+	switch c := c.(type) {
+	case *net.TCPConn:
+		rc, err = c.SyscallConn()
+	case *net.UnixConn:
+		rc, err = c.SyscallConn()
+	default:
+		return nil, false
+	}
+	return rc, err == nil
+}
+
+// Wait blocks until a read on the socket would not block: there are data, the
+// end, or an error, which the read then returns. Wait's own error wraps
+// os.ErrDeadlineExceeded if the read deadline passed, or net.ErrClosed if the
+// conn was closed. While it waits, other reads on the conn wait too. In rare
+// cases it returns early, so the read may still block.
+//
+// Where the system has no way to do it, the error wraps
+// errors.ErrUnsupported; see Of.
+//
+// Wait allocates a little; use a Waiter to wait many times.
+func Wait(rc syscall.RawConn) error {
+	var w Waiter
+	w.Init(rc)
+	return w.Wait()
+}

@@ -1,0 +1,57 @@
+//go:build unix
+
+package readable
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+const supported = true
+
+// A Waiter waits for one socket again and again without allocating. Its
+// methods must not be called concurrently, and it must not be copied after
+// Init.
+type Waiter struct {
+	rc    syscall.RawConn
+	ready func(fd uintptr) bool // w.look, allocated once
+	asked bool                  // look has run in this Wait
+	poll  [1]unix.PollFd
+}
+
+// Init makes w wait for rc. It must be called before Wait.
+func (w *Waiter) Init(rc syscall.RawConn) {
+	w.rc = rc
+	w.ready = w.look
+}
+
+// Wait is like the function Wait.
+func (w *Waiter) Wait() error {
+	w.asked = false
+	return w.rc.Read(w.ready)
+}
+
+// look reports whether a read would not block. RawConn.Read calls it after
+// arming the runtime's poller, and again when that reports an event. The first
+// call must look at the socket itself, because the poller reports edges only:
+// bytes that arrived before it was armed are not an event any more. The second
+// call needs no look.
+//
+// It asks with poll(2) and not with a read that peeks, because the kernel
+// reports a socket's error once, even to a peek: a reset conn would then look
+// to the next read like one that ended well.
+func (w *Waiter) look(fd uintptr) bool {
+	if w.asked {
+		return true
+	}
+	w.asked = true
+	w.poll[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+	for {
+		n, err := unix.Poll(w.poll[:], 0)
+		if err == unix.EINTR {
+			continue
+		}
+		return n != 0 || err != nil // the read finds what is wrong
+	}
+}
