@@ -1,0 +1,253 @@
+// Package relay copies both ways between two conns until both directions have
+// ended.
+//
+//	res, err := relay.Relay(visitor, stream, relay.Options{})
+//	log.Debug("stream ended", "sent", res.AtoB, "received", res.BtoA, "err", err)
+//
+// A half-close goes through, an error on one side ends the other with an error,
+// and a conn that is idle holds no buffer if it is a plain socket.
+package relay
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// ErrIdle is the error of a relay that saw no byte for Options.Idle.
+var ErrIdle = errors.New("relay: idle for too long")
+
+// lastWords is how long a side that takes no more bytes may still send: an
+// upstream that turns an upload down half way has its answer on the way.
+const lastWords = 5 * time.Second
+
+// Options configures a relay. The zero value is ready to use.
+type Options struct {
+	// Idle ends the relay when no byte has moved either way for so long; 0
+	// means never. The end comes between one and two times Idle after the
+	// last byte.
+	Idle time.Duration
+
+	// Abort ends c so that its far side sees an error and no clean end, and
+	// leaves c closed. cause is what went wrong, on c itself or on the other
+	// conn. If nil, a *net.TCPConn is reset, and any other conn is closed.
+	Abort func(c net.Conn, cause error)
+}
+
+// A Result counts the bytes that were written.
+type Result struct {
+	AtoB int64
+	BtoA int64
+}
+
+// Relay copies from a to b and from b to a, and closes both. It returns when
+// both directions have ended, and uses one goroutine beside the caller's.
+// Deadlines that are set on a and b are cleared.
+//
+// The end of one direction is passed on with CloseWrite, and the other goes on.
+// Where the receiving conn has no CloseWrite its far side cannot be told in
+// another way than by closing, so the relay ends.
+//
+// The error is the first one of either direction, and nil if both came to
+// their end. To stop a relay from outside, close or reset a or b; the error
+// then wraps net.ErrClosed.
+//
+// If a conn other than a plain socket has ReadFrom or WriteTo, it is left to
+// that to move the bytes.
+func Relay(a, b net.Conn, opts Options) (Result, error) {
+	if opts.Abort == nil {
+		opts.Abort = abort
+	}
+	r := &relay{opts: opts}
+	r.sides[0].conn, r.sides[1].conn = a, b
+	for _, c := range []net.Conn{a, b} {
+		c.SetDeadline(time.Time{}) // an error shows when c is used
+	}
+	if opts.Idle > 0 {
+		// The timer's function must not run before r.idle is set.
+		r.mu.Lock()
+		r.idle = time.AfterFunc(opts.Idle, r.checkIdle)
+		r.mu.Unlock()
+	}
+
+	var res Result
+	var wg sync.WaitGroup
+	wg.Go(func() { res.BtoA = r.direction(1) })
+	res.AtoB = r.direction(0)
+	wg.Wait()
+
+	r.mu.Lock()
+	r.over = true
+	if r.idle != nil {
+		r.idle.Stop()
+	}
+	err := r.err
+	r.mu.Unlock()
+	a.Close()
+	b.Close()
+	return res, err
+}
+
+func abort(c net.Conn, _ error) {
+	if tc, ok := c.(*net.TCPConn); ok {
+		tc.SetLinger(0)
+	}
+	c.Close()
+}
+
+// A relay is one call of Relay. Direction i reads from side i and writes to
+// side 1-i.
+type relay struct {
+	opts  Options
+	sides [2]struct {
+		conn  net.Conn
+		abort sync.Once
+	}
+
+	moved atomic.Int64 // bytes either way, counted only if opts.Idle is set
+
+	mu    sync.Mutex // guards the fields below
+	err   error      // the first one
+	over  bool       // what fails now fails because the relay ends
+	ended [2]bool    // directions
+	idle  *time.Timer
+	seen  int64 // moved, when idle fired last
+}
+
+// direction runs direction i to its end, and returns the bytes written.
+func (r *relay) direction(i int) int64 {
+	src, dst := r.sides[i].conn, r.sides[1-i].conn
+	n, err := r.copy(dst, src)
+
+	r.mu.Lock()
+	r.ended[i] = true
+	otherEnded, over := r.ended[1-i], r.over
+	if err != nil && r.err == nil && !r.over {
+		r.err = err
+	}
+	r.mu.Unlock()
+
+	var werr *writeError
+	switch {
+	case over:
+	case err == nil:
+		if hc, ok := dst.(interface{ CloseWrite() error }); ok {
+			hc.CloseWrite() // fails if dst is broken, which the other direction finds
+		} else if !otherEnded {
+			r.end()
+		}
+	case errors.As(err, &werr):
+		// dst takes nothing more, but may have said why.
+		if !otherEnded {
+			dst.SetReadDeadline(time.Now().Add(lastWords))
+		}
+	default:
+		r.abortBoth(err)
+	}
+	return n
+}
+
+// end closes both sides because nobody can be told of an end otherwise.
+func (r *relay) end() {
+	r.mu.Lock()
+	r.over = true
+	r.mu.Unlock()
+	for i := range r.sides {
+		r.sides[i].conn.Close()
+	}
+}
+
+func (r *relay) abortBoth(cause error) {
+	for i := range r.sides {
+		r.sides[i].abort.Do(func() { r.opts.Abort(r.sides[i].conn, cause) })
+	}
+}
+
+// checkIdle runs when opts.Idle has passed.
+func (r *relay) checkIdle() {
+	r.mu.Lock()
+	moved := r.moved.Load()
+	switch {
+	case r.over:
+		r.mu.Unlock()
+		return
+	case moved != r.seen:
+		r.seen = moved
+		r.idle.Reset(r.opts.Idle)
+		r.mu.Unlock()
+		return
+	}
+	if r.err == nil {
+		r.err = ErrIdle
+	}
+	r.mu.Unlock()
+	r.abortBoth(ErrIdle)
+}
+
+// A writeError is an error of the conn that is written to.
+type writeError struct{ err error }
+
+func (e *writeError) Error() string { return e.err.Error() }
+func (e *writeError) Unwrap() error { return e.err }
+
+// copy copies from src to dst until src ends, and returns the bytes written.
+func (r *relay) copy(dst, src net.Conn) (int64, error) {
+	var w io.Writer = dst
+	var rd io.Reader = src
+	if r.opts.Idle > 0 {
+		// Both count, since which of them is called is dst's or src's choice;
+		// a byte that counts twice does no harm.
+		w = &movedWriter{dst, &r.moved}
+		rd = &movedReader{src, &r.moved}
+	}
+	if rf, ok := dst.(io.ReaderFrom); ok && !plain(dst) {
+		n, err := rf.ReadFrom(rd)
+		if op, ok := errors.AsType[*net.OpError](err); err != nil && !(ok && op.Op == "read") {
+			err = &writeError{err}
+		}
+		return n, err
+	}
+	if wt, ok := src.(io.WriterTo); ok && !plain(src) {
+		n, err := wt.WriteTo(w)
+		if op, ok := errors.AsType[*net.OpError](err); ok && (op.Op == "write" || op.Op == "writev") {
+			err = &writeError{err}
+		}
+		return n, err
+	}
+	return pump(w, src)
+}
+
+// plain reports whether c is a socket. Its ReadFrom and WriteTo hold a pipe
+// while they wait, so pump does better.
+func plain(c net.Conn) bool {
+	switch c.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return true
+	}
+	return false
+}
+
+type movedWriter struct {
+	w     io.Writer
+	moved *atomic.Int64
+}
+
+func (m *movedWriter) Write(p []byte) (int, error) {
+	n, err := m.w.Write(p)
+	m.moved.Add(int64(n))
+	return n, err
+}
+
+type movedReader struct {
+	r     io.Reader
+	moved *atomic.Int64
+}
+
+func (m *movedReader) Read(p []byte) (int, error) {
+	n, err := m.r.Read(p)
+	m.moved.Add(int64(n))
+	return n, err
+}

@@ -1,0 +1,367 @@
+package relay_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"adit/internal/relay"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// pair returns both ends of a TCP conn, which t closes.
+func pair(t testing.TB) (a, b *net.TCPConn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	ca, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cb, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ca.Close(); cb.Close() })
+	for _, c := range []net.Conn{ca, cb} {
+		c.SetDeadline(time.Now().Add(time.Minute))
+	}
+	return ca.(*net.TCPConn), cb.(*net.TCPConn)
+}
+
+type outcome struct {
+	res relay.Result
+	err error
+}
+
+// start relays between two TCP conns, and returns their other ends.
+func start(t testing.TB, opts relay.Options) (visitor, upstream *net.TCPConn, done <-chan outcome) {
+	t.Helper()
+	visitor, a := pair(t)
+	b, upstream := pair(t)
+	ch := make(chan outcome, 1)
+	go func() {
+		res, err := relay.Relay(a, b, opts)
+		ch <- outcome{res, err}
+	}()
+	return visitor, upstream, ch
+}
+
+func payload(n int) []byte {
+	p := make([]byte, n)
+	rand.NewChaCha8([32]byte{1}).Read(p)
+	return p
+}
+
+func TestBothWays(t *testing.T) {
+	t.Parallel()
+	visitor, upstream, done := start(t, relay.Options{})
+	up, down := payload(5<<20+1), payload(3<<20+7)
+
+	var wg sync.WaitGroup
+	ends := []struct {
+		conn     *net.TCPConn
+		out, in  []byte
+		received []byte
+	}{{conn: visitor, out: up, in: down}, {conn: upstream, out: down, in: up}}
+	for i := range ends {
+		e := &ends[i]
+		wg.Go(func() {
+			if _, err := e.conn.Write(e.out); err != nil {
+				t.Errorf("Write: %v", err)
+			}
+			e.conn.CloseWrite()
+		})
+		wg.Go(func() {
+			var err error
+			if e.received, err = io.ReadAll(e.conn); err != nil {
+				t.Errorf("Read: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	for i, e := range ends {
+		if !bytes.Equal(e.received, e.in) {
+			t.Errorf("end %d: got %d bytes that differ from the %d sent", i, len(e.received), len(e.in))
+		}
+	}
+	want := relay.Result{AtoB: int64(len(up)), BtoA: int64(len(down))}
+	if o := <-done; o.err != nil || o.res != want {
+		t.Errorf("Relay: got %+v, %v, want %+v", o.res, o.err, want)
+	}
+}
+
+func TestHalfClose(t *testing.T) {
+	t.Parallel()
+	visitor, upstream, done := start(t, relay.Options{})
+	io.WriteString(visitor, "question")
+	visitor.CloseWrite()
+	if got, err := io.ReadAll(upstream); err != nil || string(got) != "question" {
+		t.Fatalf("upstream: got %q, %v, want %q", got, err, "question")
+	}
+	io.WriteString(upstream, "answer")
+	upstream.Close()
+	if got, err := io.ReadAll(visitor); err != nil || string(got) != "answer" {
+		t.Fatalf("visitor: got %q, %v, want %q", got, err, "answer")
+	}
+	if o := <-done; o.err != nil {
+		t.Errorf("Relay: %v", o.err)
+	}
+}
+
+func TestReset(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		pick func(visitor, upstream *net.TCPConn) (resets, sees *net.TCPConn)
+	}{
+		{"by visitor", func(v, u *net.TCPConn) (_, _ *net.TCPConn) { return v, u }},
+		{"by upstream", func(v, u *net.TCPConn) (_, _ *net.TCPConn) { return u, v }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			visitor, upstream, done := start(t, relay.Options{})
+			resets, sees := tt.pick(visitor, upstream)
+			io.WriteString(resets, "x")
+			io.ReadFull(sees, make([]byte, 1))
+			resets.SetLinger(0)
+			resets.Close()
+			if _, err := sees.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("Read at the other end: got %v, want %v", err, syscall.ECONNRESET)
+			}
+			if o := <-done; !errors.Is(o.err, syscall.ECONNRESET) {
+				t.Errorf("Relay: got %v, want %v", o.err, syscall.ECONNRESET)
+			}
+		})
+	}
+}
+
+// An upstream that answers and closes while the upload runs: the answer gets
+// through, although the relay's next write fails.
+func TestAnswerDuringUpload(t *testing.T) {
+	t.Parallel()
+	visitor, upstream, done := start(t, relay.Options{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		buf := make([]byte, 64<<10)
+		for {
+			if _, err := visitor.Write(buf); err != nil {
+				return
+			}
+		}
+	})
+	io.ReadFull(upstream, make([]byte, 1<<20))
+	io.WriteString(upstream, "413 too large")
+	upstream.CloseWrite()
+	got := make([]byte, len("413 too large"))
+	if _, err := io.ReadFull(visitor, got); err != nil || string(got) != "413 too large" {
+		t.Errorf("visitor: got %q, %v", got, err)
+	}
+	upstream.Close() // with bytes unread: a reset
+	if o := <-done; o.err == nil {
+		t.Error("Relay: got no error, want that of the upload")
+	}
+	wg.Wait()
+}
+
+func TestCloseFromOutside(t *testing.T) {
+	t.Parallel()
+	visitor, a := pair(t)
+	b, upstream := pair(t)
+	done := make(chan outcome, 1)
+	go func() {
+		res, err := relay.Relay(a, b, relay.Options{})
+		done <- outcome{res, err}
+	}()
+	io.WriteString(visitor, "x")
+	io.ReadFull(upstream, make([]byte, 1))
+	a.Close()
+	if o := <-done; !errors.Is(o.err, net.ErrClosed) {
+		t.Errorf("Relay: got %v, want %v", o.err, net.ErrClosed)
+	}
+}
+
+// pipeConn has neither CloseWrite nor a raw conn.
+type pipeConn struct{ net.Conn }
+
+func TestWithoutHalfClose(t *testing.T) {
+	t.Parallel()
+	visitor, a := net.Pipe()
+	b, upstream := net.Pipe()
+	done := make(chan outcome, 1)
+	go func() {
+		res, err := relay.Relay(pipeConn{a}, pipeConn{b}, relay.Options{})
+		done <- outcome{res, err}
+	}()
+	go func() { io.WriteString(visitor, "last"); visitor.Close() }()
+	if got, err := io.ReadAll(upstream); err != nil || string(got) != "last" {
+		t.Errorf("upstream: got %q, %v, want %q", got, err, "last")
+	}
+	if o := <-done; o.err != nil || o.res.AtoB != 4 {
+		t.Errorf("Relay: got %+v, %v, want 4 bytes and no error", o.res, o.err)
+	}
+}
+
+// movingConn moves bytes by itself, as native streams do.
+type movingConn struct {
+	net.Conn
+	readFrom, writeTo atomic.Pointer[io.Reader]
+	wroteTo           atomic.Bool
+}
+
+func (m *movingConn) ReadFrom(r io.Reader) (int64, error) {
+	m.readFrom.Store(&r)
+	return io.Copy(struct{ io.Writer }{m.Conn}, r)
+}
+
+func (m *movingConn) WriteTo(w io.Writer) (int64, error) {
+	m.wroteTo.Store(true)
+	return io.Copy(w, struct{ io.Reader }{m.Conn})
+}
+
+func (m *movingConn) CloseWrite() error { return m.Conn.(*net.TCPConn).CloseWrite() }
+
+func TestLeavesItToTheConn(t *testing.T) {
+	t.Parallel()
+	visitor, a := pair(t)
+	b, upstream := pair(t)
+	m := &movingConn{Conn: b}
+	done := make(chan outcome, 1)
+	go func() {
+		res, err := relay.Relay(a, m, relay.Options{})
+		done <- outcome{res, err}
+	}()
+	io.WriteString(visitor, "up")
+	io.ReadFull(upstream, make([]byte, 2))
+	io.WriteString(upstream, "down")
+	io.ReadFull(visitor, make([]byte, 4))
+	visitor.Close()
+	upstream.Close()
+	if o := <-done; o.err != nil || o.res != (relay.Result{AtoB: 2, BtoA: 4}) {
+		t.Errorf("Relay: got %+v, %v, want 2 and 4 bytes", o.res, o.err)
+	}
+	if r := m.readFrom.Load(); r == nil || *r != io.Reader(a) {
+		t.Error("ReadFrom was not given the socket itself")
+	}
+	if !m.wroteTo.Load() {
+		t.Error("WriteTo was not used")
+	}
+}
+
+func TestIdle(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const idle = 10 * time.Second
+		visitor, a := net.Pipe()
+		b, upstream := net.Pipe()
+		var mu sync.Mutex
+		var causes []error
+		opts := relay.Options{Idle: idle, Abort: func(c net.Conn, cause error) {
+			mu.Lock()
+			defer mu.Unlock()
+			causes = append(causes, cause)
+			c.Close()
+		}}
+		done := make(chan outcome, 1)
+		begin := time.Now()
+		go func() {
+			res, err := relay.Relay(a, b, opts)
+			done <- outcome{res, err}
+		}()
+		for range 5 { // not idle, though for longer than the limit in all
+			time.Sleep(idle / 2) // the bubble's clock
+			io.WriteString(visitor, "x")
+			io.ReadFull(upstream, make([]byte, 1))
+		}
+		last := time.Now()
+		o := <-done
+		if !errors.Is(o.err, relay.ErrIdle) || o.res.AtoB != 5 {
+			t.Errorf("Relay: got %+v, %v, want 5 bytes and %v", o.res, o.err, relay.ErrIdle)
+		}
+		if d := time.Since(last); d < idle || d > 2*idle {
+			t.Errorf("ended %v after the last byte and %v after the start, want %v to %v", d, time.Since(begin), idle, 2*idle)
+		}
+		if len(causes) != 2 || causes[0] != relay.ErrIdle || causes[1] != relay.ErrIdle {
+			t.Errorf("Abort: got causes %v, want %v for both conns", causes, relay.ErrIdle)
+		}
+	})
+}
+
+// A reader that has stopped reading counts as idle, too: the relay does not
+// wait in Write for ever.
+func TestIdleWhileWriting(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		visitor, a := net.Pipe()
+		b, _ := net.Pipe()
+		done := make(chan outcome, 1)
+		go func() {
+			res, err := relay.Relay(a, b, relay.Options{Idle: time.Second})
+			done <- outcome{res, err}
+		}()
+		io.WriteString(visitor, "nobody reads this")
+		if o := <-done; !errors.Is(o.err, relay.ErrIdle) {
+			t.Errorf("Relay: got %v, want %v", o.err, relay.ErrIdle)
+		}
+	})
+}
+
+func BenchmarkBulk(b *testing.B) {
+	visitor, upstream, done := start(b, relay.Options{})
+	buf := make([]byte, 256<<10)
+	b.SetBytes(int64(len(buf)))
+	b.ReportAllocs()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		io.Copy(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{upstream})
+		upstream.Close()
+	})
+	for b.Loop() {
+		if _, err := visitor.Write(buf); err != nil {
+			b.Fatal(err)
+		}
+	}
+	visitor.Close()
+	wg.Wait()
+	<-done
+}
+
+func BenchmarkPingPong(b *testing.B) {
+	visitor, upstream, done := start(b, relay.Options{})
+	b.ReportAllocs()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		buf := make([]byte, 100)
+		for {
+			if _, err := io.ReadFull(upstream, buf); err != nil {
+				break
+			}
+			upstream.Write(buf)
+		}
+		upstream.Close()
+	})
+	buf := make([]byte, 100)
+	for b.Loop() {
+		visitor.Write(buf)
+		if _, err := io.ReadFull(visitor, buf); err != nil {
+			b.Fatal(err)
+		}
+	}
+	visitor.Close()
+	wg.Wait()
+	<-done
+}
