@@ -1,10 +1,146 @@
 package auth
 
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"adit/tunnel"
+)
+
 // A Scope is what an identity may do. The zero Scope allows nothing.
 type Scope struct {
 	IDs   []string    // patterns of IDs that may be bound: a literal, or with '*' for any run of characters
 	Ports []PortRange // public TCP ports that may be bound
 }
 
+// Everything is the scope of a shared secret: every ID and every port.
+func Everything() Scope {
+	return Scope{IDs: []string{"*"}, Ports: []PortRange{{1, 65535}}}
+}
+
+// AllowsID reports whether id may be bound. No scope allows the empty ID.
+func (s Scope) AllowsID(id tunnel.ID) bool {
+	if id == "" {
+		return false
+	}
+	for _, p := range s.IDs {
+		if match(p, string(id)) {
+			return true
+		}
+	}
+	return false
+}
+
+// AllowsPort reports whether the public TCP port p may be bound. No scope
+// allows port 0: whoever picks a port for an agent asks for each that it means
+// to pick.
+func (s Scope) AllowsPort(p uint16) bool {
+	if p == 0 {
+		return false
+	}
+	for _, r := range s.Ports {
+		if r.First <= p && p <= r.Last {
+			return true
+		}
+	}
+	return false
+}
+
+// Check reports the first pattern or range that is malformed.
+func (s Scope) Check() error {
+	for _, p := range s.IDs {
+		if err := CheckPattern(p); err != nil {
+			return err
+		}
+	}
+	for _, r := range s.Ports {
+		if err := r.check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxPattern is the longest pattern, in bytes.
+const maxPattern = 255
+
+// CheckPattern checks a pattern of IDs: 1 to 255 visible ASCII characters, of
+// which '*' stands for any run of characters, also an empty one, and each
+// other for itself. The pattern "*" is allowed: it says what it does.
+func CheckPattern(p string) error {
+	if p == "" || len(p) > maxPattern {
+		return fmt.Errorf("id pattern %.20q has %d bytes: it takes 1 to %d", p, len(p), maxPattern)
+	}
+	for i := range len(p) {
+		if p[i] <= ' ' || p[i] > '~' {
+			return fmt.Errorf("id pattern %q has %q at byte %d: only visible ASCII characters are allowed", p, p[i], i)
+		}
+	}
+	return nil
+}
+
+// match reports whether pattern matches all of s. It takes time in the order
+// of len(pattern)*len(s): on a mismatch only the last '*' is tried again.
+func match(pattern, s string) bool {
+	p, i := 0, 0
+	star, from := -1, 0 // the last '*', and where in s the rest after it began
+	for i < len(s) {
+		switch {
+		case p < len(pattern) && pattern[p] == '*':
+			star, from = p, i
+			p++
+		case p < len(pattern) && pattern[p] == s[i]:
+			p++
+			i++
+		case star >= 0:
+			from++
+			p, i = star+1, from
+		default:
+			return false
+		}
+	}
+	return strings.Trim(pattern[p:], "*") == ""
+}
+
 // A PortRange is inclusive at both ends.
 type PortRange struct{ First, Last uint16 }
+
+// ParsePortRange parses a port such as "22" or a range such as "2000-2999",
+// of ports from 1 to 65535.
+func ParsePortRange(s string) (PortRange, error) {
+	first, last, isRange := strings.Cut(s, "-")
+	if !isRange {
+		last = first
+	}
+	a, err1 := parsePort(first)
+	b, err2 := parsePort(last)
+	r := PortRange{a, b}
+	if err1 != nil || err2 != nil || r.check() != nil {
+		return PortRange{}, fmt.Errorf("port range %.20q: want a port, or two joined by '-' with the lower one first, from 1 to 65535", s)
+	}
+	return r, nil
+}
+
+func parsePort(s string) (uint16, error) {
+	if strings.HasPrefix(s, "+") {
+		return 0, strconv.ErrSyntax
+	}
+	n, err := strconv.ParseUint(s, 10, 16)
+	return uint16(n), err
+}
+
+func (r PortRange) check() error {
+	if r.First == 0 || r.First > r.Last {
+		return fmt.Errorf("port range %d-%d: want the lower port first, from 1 to 65535", r.First, r.Last)
+	}
+	return nil
+}
+
+// String returns the range as ParsePortRange takes it.
+func (r PortRange) String() string {
+	if r.First == r.Last {
+		return strconv.Itoa(int(r.First))
+	}
+	return fmt.Sprintf("%d-%d", r.First, r.Last)
+}

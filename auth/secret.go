@@ -1,0 +1,160 @@
+package auth
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+const (
+	secretFile   = "secret"
+	secretPrefix = "adit_" // lets scanners for leaked secrets know it
+	secretRandom = 32      // bytes
+	minSecret    = 16      // bytes
+	maxSecret    = 4096    // bytes
+	redacted     = "[redacted]"
+)
+
+// A Secret is shared by the server and its agents. However it is printed,
+// logged or marshalled it shows as [redacted]; Reveal returns it. The zero
+// Secret is none.
+type Secret struct{ value string }
+
+// ParseSecret returns s without the white space around it. It takes 16 to 4096
+// bytes.
+func ParseSecret(s string) (Secret, error) {
+	s = strings.TrimSpace(s)
+	switch {
+	case s == "":
+		return Secret{}, errors.New("secret is empty")
+	case len(s) < minSecret || len(s) > maxSecret:
+		return Secret{}, fmt.Errorf("secret has %d bytes: it takes %d to %d", len(s), minSecret, maxSecret)
+	}
+	return Secret{s}, nil
+}
+
+// NewSecret returns a random secret of 32 bytes, written as "adit_" and their
+// base64url.
+func NewSecret() Secret {
+	b := make([]byte, secretRandom)
+	rand.Read(b)
+	return Secret{secretPrefix + base64.RawURLEncoding.EncodeToString(b)}
+}
+
+// Reveal returns the secret itself.
+func (s Secret) Reveal() string { return s.value }
+
+// IsZero reports whether s is no secret.
+func (s Secret) IsZero() bool { return s.value == "" }
+
+// Format implements fmt.Formatter, for every verb.
+func (s Secret) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
+
+// LogValue implements slog.LogValuer.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalText implements encoding.TextMarshaler, and so keeps the secret out
+// of JSON too.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// LoadSecret reads a secret from a file that nobody but its owner, the user of
+// this process, may read or write.
+func LoadSecret(path string) (Secret, error) {
+	s, err := loadSecret(path)
+	if err != nil {
+		return Secret{}, fmt.Errorf("secret file %s: %w", path, err)
+	}
+	return s, nil
+}
+
+func loadSecret(path string) (Secret, error) {
+	// Before it is opened, since to open a pipe may block.
+	if info, err := os.Stat(path); err != nil {
+		return Secret{}, cause(err)
+	} else if !info.Mode().IsRegular() {
+		return Secret{}, errors.New("is no regular file")
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return Secret{}, cause(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return Secret{}, cause(err)
+	}
+	if err := checkPrivate(info, path); err != nil {
+		return Secret{}, err
+	}
+	b, err := io.ReadAll(io.LimitReader(f, 2*maxSecret))
+	if err != nil {
+		return Secret{}, cause(err)
+	}
+	return ParseSecret(string(b))
+}
+
+// cause drops the path from err, which the caller names already.
+func cause(err error) error {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return pe.Err
+	}
+	return err
+}
+
+// LoadOrCreateSecret reads the secret of a data directory. If there is none it
+// makes the directory and a secret, and created is true. Several processes may
+// call it at once: all of them get the same secret.
+func LoadOrCreateSecret(dir string) (s Secret, created bool, err error) {
+	path := filepath.Join(dir, secretFile)
+	s, err = LoadSecret(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return s, false, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return Secret{}, false, fmt.Errorf("data directory: %w", err)
+	}
+	if err := checkDir(dir); err != nil {
+		return Secret{}, false, fmt.Errorf("data directory %s: %w", dir, err)
+	}
+	s = NewSecret()
+	switch err := create(path, s.value+"\n"); {
+	case errors.Is(err, fs.ErrExist): // another process was faster
+		s, err = LoadSecret(path)
+		return s, false, err
+	case err != nil:
+		return Secret{}, false, fmt.Errorf("create secret: %w", err)
+	}
+	return s, true, nil
+}
+
+// create makes a file for the owner alone, unless there is one. The file
+// appears whole or not at all, also after a crash.
+func create(path, content string) error {
+	dir := filepath.Dir(path)
+	tmp, err := os.CreateTemp(dir, ".secret-*") // 0600, O_EXCL
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.WriteString(content)
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if cerr := tmp.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Link(tmp.Name(), path); err != nil { // fails if path exists, unlike a rename
+		return err
+	}
+	return syncDir(dir)
+}
