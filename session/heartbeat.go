@@ -1,0 +1,59 @@
+package session
+
+import "time"
+
+const (
+	// minTuneRTT is the round trip that window tuning assumes at least: on a
+	// path that is faster a window of the first size is never the limit.
+	minTuneRTT = 200 * time.Microsecond
+
+	// rttMaxAge is how old a measured round trip may be for tuning.
+	rttMaxAge = 5 * time.Second
+)
+
+// heartbeatIn returns how long the link may be left alone.
+func (s *Session) heartbeatIn(l *link, now time.Duration) time.Duration {
+	silent := now - time.Duration(l.lastRecv.Load())
+	next := s.opts.Dead - silent
+	if ping := s.opts.ping(s.dialler); ping > 0 && silent < ping {
+		next = min(next, ping-silent)
+	}
+	return max(min(next, s.opts.Dead/4+time.Second), time.Millisecond)
+}
+
+// heartbeat asks a silent carrier for a sign of life, and gives up a dead one.
+func (l *link) heartbeat() {
+	s := l.s
+	now := sinceStart()
+	silent := now - time.Duration(l.lastRecv.Load())
+	s.mu.Lock()
+	if s.link != l {
+		s.mu.Unlock()
+		return
+	}
+	unanswered := s.out.acked < s.out.sent && now-l.progress >= s.opts.Dead
+	if silent >= s.opts.Dead || unanswered {
+		s.mu.Unlock()
+		l.drop(ErrDead)
+		return
+	}
+	ping := s.opts.ping(s.dialler)
+	if ping > 0 && silent >= ping && !l.pinged {
+		l.ping = true
+	}
+	l.timer.Reset(s.heartbeatIn(l, now))
+	s.flushUnlock()
+}
+
+// measuredLocked takes note of one round trip.
+func (s *Session) measuredLocked(rtt time.Duration) {
+	if rtt < 0 || rtt > time.Minute {
+		return // not our token
+	}
+	s.rttAt = sinceStart()
+	if s.rtt == 0 || rtt < s.rtt {
+		s.rtt = max(rtt, 1)
+		return
+	}
+	s.rtt += (rtt - s.rtt) / 8
+}
