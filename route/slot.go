@@ -1,0 +1,126 @@
+package route
+
+import (
+	"container/list"
+	"time"
+
+	"adit/tunnel"
+)
+
+// A slot is a name, with the tunnels behind it. Its table's mutex guards it.
+type slot struct {
+	in   map[string]*slot // byID or byKey
+	name string           // its key there
+	key  string           // as Route takes it
+
+	owner   string
+	id      tunnel.ID
+	holders []*entry  // that keep the name for the owner; a superset of entries
+	until   time.Time // how long the owner keeps it without holders
+
+	entries     []*entry // that serve visitors
+	next        int      // of entries, in turn
+	servedUntil time.Time
+
+	waiters list.List // of *waiter, first come first served
+	seen    bool      // it is in Table.seen
+}
+
+// slotLocked returns the slot of a name, and makes it if need be.
+func (t *Table) slotLocked(in map[string]*slot, name, key string) *slot {
+	s := in[name]
+	if s == nil {
+		s = &slot{in: in, name: name, key: key}
+		in[name] = s
+	}
+	return s
+}
+
+// openToLocked reports whether b may bind the slot's name.
+func (s *slot) openToLocked(b Entry, now time.Time) bool {
+	switch {
+	case len(s.holders) > 0:
+		return s.owner == b.Owner && s.id == b.ID
+	case s.waiters.Len() > 0 || now.Before(s.until):
+		return s.owner == b.Owner
+	}
+	return true
+}
+
+func (s *slot) takeLocked(e *entry) {
+	if s.owner != e.Owner || s.id != e.ID {
+		s.owner, s.id = e.Owner, e.ID
+		s.servedUntil = time.Time{}
+	}
+	s.holders = append(s.holders, e)
+}
+
+// releaseLocked is the opposite of takeLocked.
+func (t *Table) releaseLocked(s *slot, e *entry, until time.Time) {
+	s.holders = without(s.holders, e)
+	if len(s.holders) > 0 {
+		return
+	}
+	s.until = until
+	if !s.seen {
+		s.seen = true
+		t.seen = append(t.seen, s)
+	}
+	t.sweepLocked()
+}
+
+// sweepLocked forgets the slots that nobody holds or waits at and whose time
+// is over, and comes back for the others.
+func (t *Table) sweepLocked() {
+	now := time.Now()
+	for range len(t.seen) {
+		s := t.seen[0]
+		unheld, waited := len(s.holders) == 0, s.waiters.Len() > 0
+		if unheld && !waited && now.Before(s.until) && len(t.seen) <= maxSeen {
+			break // those behind it are younger
+		}
+		t.seen[0] = nil
+		t.seen = t.seen[1:]
+		if unheld && waited {
+			t.seen = append(t.seen, s)
+			continue
+		}
+		s.seen = false
+		if unheld {
+			delete(s.in, s.name)
+		}
+	}
+	if len(t.seen) == 0 {
+		t.seen = nil
+		return
+	}
+	// One timer for all: what it leaves is found the next time.
+	wait := max(time.Until(t.seen[0].until), time.Second)
+	if t.sweeper == nil {
+		t.sweeper = time.AfterFunc(wait, func() {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			if !t.closed {
+				t.sweepLocked()
+			}
+		})
+		return
+	}
+	t.sweeper.Reset(wait)
+}
+
+// pickLocked returns the slot's next entry whose tunnel is available, or nil.
+func (s *slot) pickLocked() *entry {
+	n := len(s.entries)
+	for i := range n {
+		at := s.next + i
+		if at >= n {
+			at %= n
+		}
+		if e := s.entries[at]; e.watch.usableLocked() {
+			s.next = at + 1
+			return e
+		}
+	}
+	return nil
+}

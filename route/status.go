@@ -1,0 +1,43 @@
+package route
+
+import (
+	"cmp"
+	"slices"
+
+	"adit/tunnel"
+)
+
+// A NameStatus is a name at one moment.
+type NameStatus struct {
+	Key     string // as Route takes it; the path for an ID
+	ID      tunnel.ID
+	Owner   string
+	Waiting int // visitors
+	Tunnels []TunnelStatus
+}
+
+// A TunnelStatus is a tunnel of a name at one moment.
+type TunnelStatus struct {
+	Service   string
+	Instance  string
+	Available bool
+}
+
+// Snapshot returns all names that have a tunnel or a waiting visitor, or that
+// are kept for their owner, in the order of their keys.
+func (t *Table) Snapshot() []NameStatus {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := make([]NameStatus, 0, len(t.byID)+len(t.byKey))
+	for _, m := range []map[string]*slot{t.byID, t.byKey} {
+		for _, s := range m {
+			n := NameStatus{Key: s.key, ID: s.id, Owner: s.owner, Waiting: s.waiters.Len()}
+			for _, e := range s.entries {
+				n.Tunnels = append(n.Tunnels, TunnelStatus{e.Service, e.Instance, e.watch.usableLocked()})
+			}
+			all = append(all, n)
+		}
+	}
+	slices.SortFunc(all, func(a, b NameStatus) int { return cmp.Compare(a.Key, b.Key) })
+	return all
+}

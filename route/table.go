@@ -1,0 +1,302 @@
+// Package route finds the tunnel for what a visitor asked for. A Table maps
+// hostnames, paths and ports to the tunnels that agents have bound them with;
+// it spreads visitors over several tunnels of one name, passes over those that
+// are away, and lets a visitor wait for an agent that reconnects.
+//
+//	table := route.NewTable(route.Options{Domain: "example.com"})
+//	defer table.Close()
+//	remove, err := table.Add(route.Entry{ID: "web", Tunnel: t})
+//	...
+//	t, service, err := table.Route(ctx, "web.example.com")
+package route
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"adit/tunnel"
+)
+
+const (
+	defaultHold           = 30 * time.Second
+	defaultMaxHeld        = 1024
+	defaultMaxHeldPerName = 256
+	maxSeen               = 1 << 16 // names without a tunnel that are remembered
+)
+
+// Options configures a Table. The zero value is ready to use.
+type Options struct {
+	// Domain is the domain under which each ID has a hostname, in lower case
+	// and without trailing dot. If empty, there are only paths, ports and the
+	// hostnames that entries name.
+	Domain string
+
+	// Hold is how long a visitor waits for an agent that is away, and how long
+	// a name without tunnels is remembered and kept for its owner; 0 means
+	// 30 s, negative means not at all.
+	Hold time.Duration
+
+	// MaxHeld is how many visitors may wait in all, MaxHeldPerName how many
+	// at one name; 0 means 1024 and 256.
+	MaxHeld, MaxHeldPerName int
+
+	// Logger receives the table's events. If nil, nothing is logged.
+	Logger *slog.Logger
+}
+
+// An Entry makes a tunnel reachable. With a Port it is reachable there alone;
+// without, at the hostname and path of its ID and at Hostnames.
+type Entry struct {
+	ID      tunnel.ID
+	Service string // what Route returns with the tunnel
+	Tunnel  tunnel.Tunnel
+
+	// Owner is the subject of the credential that binds. While a name has a
+	// tunnel, and for Options.Hold afterwards, nobody else may bind it.
+	Owner string
+
+	// Instance tells the agents of one owner apart. An entry with the ID,
+	// owner and instance of an earlier one, if not empty, replaces the tunnel
+	// of that one: it is the same agent that came back.
+	Instance string
+
+	Hostnames []string // in lower case, without port or trailing dot; not below Options.Domain
+	Port      uint16   // public TCP port, or 0
+}
+
+// A TakenError says that a name belongs to somebody else.
+type TakenError struct {
+	Key string // as Route takes it
+}
+
+func (e *TakenError) Error() string { return fmt.Sprintf("%q is taken", e.Key) }
+
+// A Table maps names to tunnels. Its methods are safe for concurrent use.
+type Table struct {
+	opts    Options        // constant after NewTable
+	suffix  string         // "." + opts.Domain; empty without one
+	closing chan struct{}  // closed by Close
+	running sync.WaitGroup // watchers, and closers of replaced tunnels
+
+	mu      sync.Mutex // guards the fields below, and all slots, entries and watches
+	closed  bool
+	byID    map[string]*slot // for hostnames below the domain and paths
+	byKey   map[string]*slot // for other hostnames, and ":" + port
+	watched map[tunnel.Tunnel]*watch
+	held    int     // visitors that wait
+	seen    []*slot // that may be forgotten, oldest first
+	sweeper *time.Timer
+}
+
+// An entry is an Entry in the table.
+type entry struct {
+	Entry
+	watch   *watch
+	id      *slot   // the slot of its ID, which it holds for its owner
+	serves  []*slot // the slots at which visitors find it
+	removed bool
+}
+
+// NewTable returns an empty table. Close it.
+func NewTable(opts Options) *Table {
+	if opts.Hold == 0 {
+		opts.Hold = defaultHold
+	}
+	opts.Hold = max(opts.Hold, 0)
+	if opts.MaxHeld <= 0 {
+		opts.MaxHeld = defaultMaxHeld
+	}
+	if opts.MaxHeldPerName <= 0 {
+		opts.MaxHeldPerName = defaultMaxHeldPerName
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	t := &Table{
+		opts:    opts,
+		closing: make(chan struct{}),
+		byID:    make(map[string]*slot),
+		byKey:   make(map[string]*slot),
+		watched: make(map[tunnel.Tunnel]*watch),
+	}
+	if opts.Domain != "" {
+		t.suffix = "." + opts.Domain
+	}
+	return t
+}
+
+// Close empties the table, ends all waits with ErrOffline and waits for the
+// table's goroutines. It does not close tunnels.
+func (t *Table) Close() error {
+	t.mu.Lock()
+	if !t.closed {
+		t.closed = true
+		close(t.closing)
+		if t.sweeper != nil {
+			t.sweeper.Stop()
+		}
+		clear(t.byID)
+		clear(t.byKey)
+		clear(t.watched)
+		t.seen = nil
+	}
+	t.mu.Unlock()
+	t.running.Wait()
+	return nil
+}
+
+// Add makes b reachable until remove is called or its tunnel ends. The error
+// is a *TakenError if somebody else has one of the names, it wraps
+// tunnel.ErrClosed if the tunnel or the table has ended, and otherwise it says
+// which field of b is wrong; nothing has changed then.
+//
+// The table uses the tunnel's OnAvailability, if it has one.
+func (t *Table) Add(b Entry) (remove func(), err error) {
+	if err := t.check(b); err != nil {
+		return nil, fmt.Errorf("route: add %q: %w", b.ID, err)
+	}
+	available := isAvailable(b.Tunnel)
+
+	t.mu.Lock()
+	replaced, e, err := t.addLocked(b, available)
+	var woken []*waiter
+	if err == nil {
+		woken = t.wakeLocked(e.serves)
+	}
+	t.mu.Unlock()
+	if err != nil {
+		return nil, fmt.Errorf("route: add %q: %w", b.ID, err)
+	}
+	signal(woken)
+	for _, old := range replaced {
+		t.opts.Logger.Info("tunnel replaced by a newer one of the same agent", "tunnel", string(b.ID))
+		go func() {
+			defer t.running.Done()
+			old.Close()
+		}()
+	}
+	return func() { t.remove(e) }, nil
+}
+
+// check looks at what can be told without the table's contents.
+func (t *Table) check(b Entry) error {
+	switch {
+	case b.ID == "":
+		return errors.New("id is empty")
+	case b.Tunnel == nil:
+		return errors.New("tunnel is nil")
+	case b.Port != 0 && len(b.Hostnames) > 0:
+		return fmt.Errorf("port %d and hostnames: an entry has one or the other", b.Port)
+	}
+	for _, h := range b.Hostnames {
+		switch {
+		case h == "" || h != strings.ToLower(h) || strings.HasSuffix(h, ".") || strings.ContainsAny(h, "/:"):
+			return fmt.Errorf("hostname %q: want it in lower case, without port or trailing dot", h)
+		case t.suffix != "" && (h == t.opts.Domain || strings.HasSuffix(h, t.suffix)):
+			return fmt.Errorf("hostname %q: those of the domain %s go with ids", h, t.opts.Domain)
+		}
+	}
+	return nil
+}
+
+func (t *Table) addLocked(b Entry, available bool) (replaced []tunnel.Tunnel, e *entry, err error) {
+	if t.closed {
+		return nil, nil, tunnel.ErrClosed
+	}
+	select {
+	case <-b.Tunnel.Done():
+		return nil, nil, tunnel.ErrClosed
+	default:
+	}
+
+	now := time.Now()
+	var keys []string // in byKey
+	if b.Port != 0 {
+		keys = []string{":" + strconv.Itoa(int(b.Port))}
+	} else {
+		keys = slices.Compact(slices.Sorted(slices.Values(b.Hostnames)))
+	}
+	if s := t.byID[string(b.ID)]; s != nil && !s.openToLocked(b, now) {
+		return nil, nil, &TakenError{"/" + string(b.ID)}
+	}
+	for _, k := range keys {
+		if s := t.byKey[k]; s != nil && !s.openToLocked(b, now) {
+			return nil, nil, &TakenError{k}
+		}
+	}
+
+	e = &entry{Entry: b, watch: t.watchLocked(b.Tunnel, available)}
+	e.id = t.slotLocked(t.byID, string(b.ID), "/"+string(b.ID))
+	e.id.takeLocked(e)
+	if b.Port == 0 {
+		e.serves = append(e.serves, e.id)
+	}
+	for _, k := range keys {
+		s := t.slotLocked(t.byKey, k, k)
+		s.takeLocked(e)
+		e.serves = append(e.serves, s)
+	}
+	for _, s := range e.serves {
+		s.entries = append(s.entries, e)
+	}
+	e.watch.entries = append(e.watch.entries, e)
+	return t.replaceLocked(e), e, nil
+}
+
+// replaceLocked removes the tunnels that e replaces and returns them. The
+// caller closes each, and then calls t.running.Done.
+func (t *Table) replaceLocked(e *entry) (replaced []tunnel.Tunnel) {
+	if e.Instance == "" {
+		return nil
+	}
+	for _, old := range slices.Clone(e.id.holders) {
+		if old.Tunnel == e.Tunnel || old.removed || old.Owner != e.Owner || old.Instance != e.Instance {
+			continue
+		}
+		for _, o := range slices.Clone(old.watch.entries) {
+			t.removeLocked(o)
+		}
+		replaced = append(replaced, old.Tunnel)
+		t.running.Add(1)
+	}
+	return replaced
+}
+
+func (t *Table) remove(e *entry) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.removeLocked(e)
+}
+
+func (t *Table) removeLocked(e *entry) {
+	if e.removed || t.closed {
+		return
+	}
+	e.removed = true
+	e.watch.entries = without(e.watch.entries, e)
+	until := time.Now().Add(t.opts.Hold)
+	for _, s := range e.serves {
+		s.entries = without(s.entries, e)
+		if len(s.entries) == 0 {
+			s.servedUntil = until
+		}
+		if s != e.id {
+			t.releaseLocked(s, e, until)
+		}
+	}
+	t.releaseLocked(e.id, e, until)
+}
+
+// without removes e from list, keeping the order.
+func without(list []*entry, e *entry) []*entry {
+	if i := slices.Index(list, e); i >= 0 {
+		list = slices.Delete(list, i, i+1)
+	}
+	return list
+}
