@@ -40,14 +40,15 @@ type Session struct {
 	attaching sync.Mutex // held while a carrier is replaced; guards attempt
 	attempt   uint64
 
-	mu     sync.Mutex // guards the fields below
-	cond   sync.Cond  // of mu: link, end, accept queue and calls changed
-	link   *link      // nil between carriers
-	lost   chan struct{}
-	expiry *time.Timer // ends the session between carriers
-	err    error       // why it ended; nil while it lives
-	done   chan struct{}
-	notify func() // see OnChange
+	mu      sync.Mutex // guards the fields below
+	cond    sync.Cond  // of mu: link, end, accept queue and calls changed
+	link    *link      // nil between carriers
+	readers int        // goroutines that read a carrier, also a dropped one
+	lost    chan struct{}
+	expiry  *time.Timer // ends the session between carriers
+	err     error       // why it ended; nil while it lives
+	done    chan struct{}
+	notify  func() // see OnChange
 
 	streams      map[uint64]*Stream
 	nextID       uint64 // of the next stream that this side opens
@@ -76,9 +77,8 @@ type link struct {
 	msg  messageConn // conn, if it can write without blocking
 	wait readWaiter  // conn, if it can be waited for without a buffer
 
-	lastRecv atomic.Int64 // sinceStart when something was received last
-	timer    *time.Timer  // heartbeat
-	readers  sync.WaitGroup
+	lastRecv atomic.Int64        // sinceStart when something was received last
+	timer    *time.Timer         // heartbeat
 	scratch  [headroom + 16]byte // a record that carries no sequence
 
 	// Guarded by s.mu.
@@ -255,15 +255,22 @@ func (s *Session) attach(conn net.Conn, received uint64) error {
 	}
 	s.link = l
 	s.lost = nil
-	l.readers.Add(1)
-	go func() {
-		defer l.readers.Done()
-		l.drop(l.readLoop())
-	}()
+	s.readers++
+	go l.read()
 	l.timer = time.AfterFunc(s.heartbeatIn(l, now), l.heartbeat)
 	s.flushUnlock()
 	s.notifyChange()
 	return nil
+}
+
+// read takes in what comes until the carrier fails.
+func (l *link) read() {
+	l.drop(l.readLoop())
+	s := l.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.readers--
+	s.cond.Broadcast()
 }
 
 // drop gives up the carrier, for the reason err, and leaves the session without
@@ -306,10 +313,9 @@ func (s *Session) detach(reason error) {
 	s.mu.Unlock()
 	if l != nil {
 		l.drop(reason)
-		l.readers.Wait()
 	}
 	s.mu.Lock()
-	for s.out.writing {
+	for s.out.writing || s.readers > 0 {
 		s.cond.Wait()
 	}
 	s.mu.Unlock()
@@ -407,16 +413,10 @@ func (s *Session) Close() error { return s.CloseWith(CloseDone, "") }
 
 // CloseWith is Close with a code and a reason, which the other side is told.
 func (s *Session) CloseWith(code uint16, reason string) error {
-	s.mu.Lock()
-	l := s.link
-	s.mu.Unlock()
 	why := &ClosedError{Code: code, Reason: cleanReason(reason)}
 	s.closeWith(why, why)
-	if l != nil {
-		l.readers.Wait()
-	}
 	s.mu.Lock()
-	for s.out.writing || s.calls.serving > 0 {
+	for s.out.writing || s.readers > 0 || s.calls.serving > 0 {
 		s.cond.Wait()
 	}
 	s.mu.Unlock()
