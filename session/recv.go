@@ -127,40 +127,44 @@ func (k recordKind) fixedPart() int {
 	return recordHeader
 }
 
+// collect moves bytes from b to the header until it has need of them, and
+// returns what is behind.
+func (rr *recordReader) collect(b []byte, need int) []byte {
+	n := copy(rr.header[rr.got:need], b)
+	rr.got += n
+	return b[n:]
+}
+
 // recordHeader takes in the header of a record and the fixed part of its body,
 // and returns what is behind.
 func (l *link) recordHeader(rr *recordReader, b []byte) ([]byte, error) {
-	need := recordHeader
-	for {
-		n := copy(rr.header[rr.got:need], b)
-		rr.got += n
-		b = b[n:]
-		if rr.got < need {
+	if rr.got < recordHeader {
+		b = rr.collect(b, recordHeader)
+		if rr.got < recordHeader {
 			return b, nil
 		}
 		kind, length := parseRecordHeader(rr.header[:])
-		if need == recordHeader {
-			if length > maxRecord {
-				return nil, protocolErrorf("record of kind %#x with %d bytes: at most %d", byte(kind), length, maxRecord)
-			}
-			fixed := kind.fixedPart()
-			if length < fixed-recordHeader {
-				return nil, protocolErrorf("record of kind %#x with %d bytes: at least %d", byte(kind), length, fixed-recordHeader)
-			}
-			if need = fixed; need > recordHeader {
-				continue
-			}
+		if length > maxRecord {
+			return nil, protocolErrorf("record of kind %#x with %d bytes: at most %d", byte(kind), length, maxRecord)
 		}
-		rr.kind, rr.rest, rr.got = kind, length-(need-recordHeader), 0
-		rr.open = true
-		if err := l.beginRecord(rr); err != nil {
-			return nil, err
+		if least := kind.fixedPart() - recordHeader; length < least {
+			return nil, protocolErrorf("record of kind %#x with %d bytes: at least %d", byte(kind), length, least)
 		}
-		if rr.rest == 0 {
-			return b, l.endRecord(rr)
-		}
+	}
+	kind, length := parseRecordHeader(rr.header[:])
+	fixed := kind.fixedPart()
+	if b = rr.collect(b, fixed); rr.got < fixed {
 		return b, nil
 	}
+	rr.kind, rr.rest, rr.got = kind, length-(fixed-recordHeader), 0
+	rr.open = true
+	if err := l.beginRecord(rr); err != nil {
+		return nil, err
+	}
+	if rr.rest == 0 {
+		return b, l.endRecord(rr)
+	}
+	return b, nil
 }
 
 var errGap = errors.New("session: gap in what the carrier delivered")
