@@ -81,8 +81,10 @@ func Relay(a, b net.Conn, opts Options) (Result, error) {
 
 	r.mu.Lock()
 	r.over = true
-	if r.idle != nil {
-		r.idle.Stop()
+	for _, timer := range []*time.Timer{r.idle, r.last} {
+		if timer != nil {
+			timer.Stop()
+		}
 	}
 	err := r.err
 	r.mu.Unlock()
@@ -114,7 +116,8 @@ type relay struct {
 	over  bool       // what fails now fails because the relay ends
 	ended [2]bool    // directions
 	idle  *time.Timer
-	seen  int64 // moved, when idle fired last
+	last  *time.Timer // ends lastWords
+	seen  int64       // moved, when idle fired last
 }
 
 // direction runs direction i to its end, and returns the bytes written.
@@ -142,7 +145,9 @@ func (r *relay) direction(i int) int64 {
 	case errors.As(err, &werr):
 		// dst takes nothing more, but may have said why.
 		if !otherEnded {
-			dst.SetReadDeadline(time.Now().Add(lastWords))
+			r.mu.Lock()
+			r.last = time.AfterFunc(lastWords, func() { r.abortBoth(err) })
+			r.mu.Unlock()
 		}
 	default:
 		r.abortBoth(err)

@@ -195,6 +195,35 @@ func TestCloseFromOutside(t *testing.T) {
 	}
 }
 
+// A side that takes no more bytes and yet never ends is given some time, and
+// no more, even if the other direction waits in Write.
+func TestLastWordsEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		visitor, a := net.Pipe()
+		b, upstream := net.Pipe()
+		done := make(chan outcome, 1)
+		go func() {
+			res, err := relay.Relay(brokenConn{a}, b, relay.Options{})
+			done <- outcome{res, err}
+		}()
+		io.WriteString(upstream, "this cannot be written")
+		io.WriteString(visitor, "this nobody reads")
+		begin := time.Now()
+		if o := <-done; !errors.Is(o.err, syscall.EPIPE) {
+			t.Errorf("Relay: got %v, want %v", o.err, syscall.EPIPE)
+		}
+		if d := time.Since(begin); d == 0 || d > 10*time.Second {
+			t.Errorf("the relay ended after %v, want some seconds", d)
+		}
+	})
+}
+
+// brokenConn cannot be written to.
+type brokenConn struct{ net.Conn }
+
+func (brokenConn) Write([]byte) (int, error) { return 0, syscall.EPIPE }
+
 // pipeConn has neither CloseWrite nor a raw conn.
 type pipeConn struct{ net.Conn }
 

@@ -1,0 +1,174 @@
+package ingress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"adit/internal/backoff"
+	"adit/internal/relay"
+	"adit/tunnel"
+)
+
+// openAttempts is how many tunnels a visitor is offered to: one may end, or
+// begin to drain, between Route and the opening of the stream.
+const openAttempts = 3
+
+// A tcpVisitor is a visitor of a public port.
+type tcpVisitor struct {
+	conn   net.Conn
+	port   *tcpPort
+	cancel context.CancelFunc // ends its wait for a stream
+
+	mu      sync.Mutex // guards the fields below
+	stream  net.Conn   // nil until it is open
+	aborted bool
+}
+
+// abort ends the visitor from outside, and its stream: either may be what the
+// relay waits for.
+func (v *tcpVisitor) abort() {
+	v.mu.Lock()
+	v.aborted = true
+	stream := v.stream
+	v.mu.Unlock()
+	v.cancel()
+	tunnel.Abort(v.conn, tunnel.ResetCancelled, "")
+	if stream != nil {
+		tunnel.Abort(stream, tunnel.ResetCancelled, "server closed")
+	}
+}
+
+// attach gives the visitor its stream, unless it was aborted before.
+func (v *tcpVisitor) attach(stream net.Conn) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.aborted {
+		stream.Close()
+		return net.ErrClosed
+	}
+	v.stream = stream
+	return nil
+}
+
+// accept lets visitors in until the listener is closed. ctx ends with it.
+func (t *TCP) accept(ctx context.Context, p *tcpPort) {
+	pause := backoff.Backoff{Min: 5 * time.Millisecond, Max: time.Second}
+	for {
+		conn, err := p.ln.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // such as EMFILE: there is nothing to do but wait
+			t.opts.Logger.Warn("accept failed", "addr", p.ln.Addr().String(), "err", err)
+			if pause.Wait(ctx) != nil {
+				return
+			}
+			continue
+		}
+		pause.Reset()
+		t.admit(p, conn)
+	}
+}
+
+// admit serves a visitor in a goroutine of its own, if there is room.
+func (t *TCP) admit(p *tcpPort, conn net.Conn) {
+	ctx, cancel := context.WithCancel(context.Background())
+	v := &tcpVisitor{conn: conn, port: p, cancel: cancel}
+	t.mu.Lock()
+	full := len(t.visitors) >= t.opts.MaxVisitors || p.visitors >= t.opts.MaxVisitorsPerPort
+	refused := full || t.closed
+	if !refused {
+		t.visitors[v] = struct{}{}
+		p.visitors++
+	}
+	t.mu.Unlock()
+	if refused {
+		v.abort()
+		t.opts.Logger.Debug("visitor turned away", "remote", conn.RemoteAddr().String(), "port", p.key, "full", full)
+		return
+	}
+	t.running.Go(func() {
+		defer t.leave(v)
+		t.serve(ctx, v)
+	})
+}
+
+func (t *TCP) leave(v *tcpVisitor) {
+	v.cancel()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.visitors, v)
+	v.port.visitors--
+}
+
+// serve relays the visitor's conn to a stream, until it is over.
+func (t *TCP) serve(ctx context.Context, v *tcpVisitor) {
+	log := t.opts.Logger.With("remote", v.conn.RemoteAddr().String(), "port", v.port.key)
+	begin := time.Now()
+	stream, info, id, err := t.openStream(ctx, v)
+	if err == nil {
+		err = v.attach(stream)
+	}
+	if err != nil {
+		tunnel.Abort(v.conn, tunnel.ResetCancelled, "")
+		log.Debug("visitor reset: no stream", "err", err, "dur", time.Since(begin))
+		return
+	}
+	res, err := relay.Relay(v.conn, stream, relay.Options{
+		Idle: t.opts.Idle,
+		Abort: func(c net.Conn, cause error) {
+			tunnel.Abort(c, resetCode(cause), "visitor's connection ended early")
+		},
+	})
+	log.Debug("visitor left", "tunnel", string(id), "service", info.Service,
+		"dur", time.Since(begin), "sent", res.AtoB, "received", res.BtoA, "err", err)
+}
+
+// resetCode is what the agent is told of a stream that is aborted for cause.
+func resetCode(cause error) tunnel.ResetCode {
+	if errors.Is(cause, relay.ErrIdle) {
+		return tunnel.ResetTimeout
+	}
+	return tunnel.ResetCancelled
+}
+
+// openStream finds a tunnel for the visitor and opens a stream on it.
+func (t *TCP) openStream(ctx context.Context, v *tcpVisitor) (stream net.Conn, info tunnel.StreamInfo, id tunnel.ID, err error) {
+	info = tunnel.StreamInfo{
+		Protocol: "tcp",
+		Visitor:  tcpAddrPort(v.conn.RemoteAddr()),
+		Local:    tcpAddrPort(v.conn.LocalAddr()),
+	}
+	for range openAttempts {
+		var tun tunnel.Tunnel
+		tun, info.Service, err = t.opts.Router.Route(ctx, v.port.key)
+		if err != nil {
+			return nil, info, "", err
+		}
+		id = tun.ID()
+		stream, err = t.openOn(ctx, tun, info)
+		if err == nil {
+			return stream, info, id, nil
+		}
+		err = fmt.Errorf("open stream to %q: %w", id, err)
+		refused, _ := errors.AsType[*tunnel.RefusedError](err)
+		draining := refused != nil && refused.Code == tunnel.RefuseDraining
+		if !draining && !errors.Is(err, tunnel.ErrClosed) {
+			break
+		}
+	}
+	return nil, info, id, err
+}
+
+func (t *TCP) openOn(ctx context.Context, tun tunnel.Tunnel, info tunnel.StreamInfo) (net.Conn, error) {
+	if eo, ok := tun.(tunnel.EarlyOpener); ok {
+		return eo.OpenEarly(info)
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.opts.OpenTimeout)
+	defer cancel()
+	return tun.OpenStream(ctx, info)
+}
