@@ -10,15 +10,22 @@ package relay
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
 // ErrIdle is the error of a relay that saw no byte for Options.Idle.
 var ErrIdle = errors.New("relay: idle for too long")
+
+// errHangup is the error of a relay with a socket that ended its direction
+// well and was reset later.
+var errHangup = fmt.Errorf("relay: conn has gone after its end: %w", syscall.ECONNRESET)
 
 // lastWords is how long a side that takes no more bytes may still send: an
 // upstream that turns an upload down half way has its answer on the way.
@@ -132,6 +139,9 @@ func (r *relay) direction(i int) int64 {
 		r.err = err
 	}
 	r.mu.Unlock()
+	if otherEnded {
+		dst.SetReadDeadline(time.Unix(1, 0)) // ends its watch
+	}
 
 	var werr *writeError
 	switch {
@@ -139,6 +149,9 @@ func (r *relay) direction(i int) int64 {
 	case err == nil:
 		if hc, ok := dst.(interface{ CloseWrite() error }); ok {
 			hc.CloseWrite() // fails if dst is broken, which the other direction finds
+			if !otherEnded && plain(src) {
+				r.watch(i)
+			}
 		} else if !otherEnded {
 			r.end()
 		}
@@ -153,6 +166,24 @@ func (r *relay) direction(i int) int64 {
 		r.abortBoth(err)
 	}
 	return n
+}
+
+// watch ends the relay if the conn that direction i has read to its end goes
+// altogether, which the other direction does not notice before it writes. It
+// returns when that has ended.
+func (r *relay) watch(i int) {
+	if !awaitHangup(r.sides[i].conn) {
+		return
+	}
+	r.mu.Lock()
+	gone := !r.ended[1-i]
+	if gone && r.err == nil && !r.over {
+		r.err = errHangup
+	}
+	r.mu.Unlock()
+	if gone {
+		r.abortBoth(errHangup)
+	}
 }
 
 // end closes both sides because nobody can be told of an end otherwise.
@@ -206,23 +237,29 @@ func (r *relay) copy(dst, src net.Conn) (int64, error) {
 		// Both count, since which of them is called is dst's or src's choice;
 		// a byte that counts twice does no harm.
 		w = &movedWriter{dst, &r.moved}
-		rd = &movedReader{src, &r.moved}
+		rd = newMovedReader(src, &r.moved)
 	}
 	if rf, ok := dst.(io.ReaderFrom); ok && !plain(dst) {
 		n, err := rf.ReadFrom(rd)
-		if op, ok := errors.AsType[*net.OpError](err); err != nil && !(ok && op.Op == "read") {
+		if err != nil && !isOp(err, "read", "raw-read") {
 			err = &writeError{err}
 		}
 		return n, err
 	}
 	if wt, ok := src.(io.WriterTo); ok && !plain(src) {
 		n, err := wt.WriteTo(w)
-		if op, ok := errors.AsType[*net.OpError](err); ok && (op.Op == "write" || op.Op == "writev") {
+		if isOp(err, "write", "writev") {
 			err = &writeError{err}
 		}
 		return n, err
 	}
 	return pump(w, src)
+}
+
+// isOp reports whether err comes from one of a socket's operations.
+func isOp(err error, ops ...string) bool {
+	oe, ok := errors.AsType[*net.OpError](err)
+	return ok && slices.Contains(ops, oe.Op)
 }
 
 // plain reports whether c is a socket. Its ReadFrom and WriteTo hold a pipe
@@ -233,26 +270,4 @@ func plain(c net.Conn) bool {
 		return true
 	}
 	return false
-}
-
-type movedWriter struct {
-	w     io.Writer
-	moved *atomic.Int64
-}
-
-func (m *movedWriter) Write(p []byte) (int, error) {
-	n, err := m.w.Write(p)
-	m.moved.Add(int64(n))
-	return n, err
-}
-
-type movedReader struct {
-	r     io.Reader
-	moved *atomic.Int64
-}
-
-func (m *movedReader) Read(p []byte) (int, error) {
-	n, err := m.r.Read(p)
-	m.moved.Add(int64(n))
-	return n, err
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -147,6 +148,25 @@ func TestReset(t *testing.T) {
 				t.Errorf("Relay: got %v, want %v", o.err, syscall.ECONNRESET)
 			}
 		})
+	}
+}
+
+// A visitor that has half-closed and then goes is noticed though nothing is
+// written to it.
+func TestGoneAfterHalfClose(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		t.Skip("cannot be told on windows")
+	}
+	visitor, upstream, done := start(t, relay.Options{})
+	visitor.CloseWrite()
+	if _, err := io.ReadAll(upstream); err != nil {
+		t.Fatal(err)
+	}
+	visitor.SetLinger(0)
+	visitor.Close()
+	if o := <-done; !errors.Is(o.err, syscall.ECONNRESET) {
+		t.Errorf("Relay: got %v, want %v", o.err, syscall.ECONNRESET)
 	}
 }
 
