@@ -9,4 +9,6 @@ require (
 	golang.org/x/sys v0.49.0
 )
 
+require github.com/hashicorp/yamux v0.1.2 // indirect
+
 replace adit => ../

@@ -38,9 +38,11 @@ func getChunk(size int) *chunk {
 	if c == nil {
 		c = &chunk{buf: make([]byte, chunkSizes[size]), size: uint8(size)}
 	}
-	c.next, c.off, c.end, c.last = nil, headroom, headroom, headroom
+	c.reset()
 	return c
 }
+
+func (c *chunk) reset() { c.next, c.off, c.end, c.last = nil, headroom, headroom, headroom }
 
 func putChunk(c *chunk) { chunkPools[c.size].Put(c) }
 

@@ -31,6 +31,9 @@ type sendState struct {
 
 	overflow bool // too much is held, and the session about to end
 
+	spare  *chunk // large chunks to be used again, the last one first
+	spares int
+
 	bulk   streamQueue // streams with a chunk of their own that is ready
 	spaceq streamQueue // streams that wait for memory
 }
@@ -46,24 +49,55 @@ const (
 	// controlReserve is what control frames may take beyond the send buffer.
 	controlReserve = 1 << 20
 
+	// maxSpares is how many large chunks a busy session keeps to itself: a
+	// chunk that was just acknowledged is still in this CPU's cache.
+	maxSpares = 8
+
 	// inlineBatches is how many batches a caller writes before it leaves the
 	// rest to a goroutine.
 	inlineBatches = 4
 )
 
 func (s *Session) takeChunkLocked(size int) *chunk {
-	s.out.held += chunkSizes[size]
+	o := &s.out
+	o.held += chunkSizes[size]
 	s.opts.Budget.add(chunkSizes[size])
+	if c := o.spare; c != nil && size == bulkChunk {
+		o.spare = c.next
+		o.spares--
+		c.reset()
+		return c
+	}
 	return getChunk(size)
 }
 
 func (s *Session) freeChunkLocked(c *chunk) {
-	s.out.held -= chunkSizes[c.size]
+	o := &s.out
+	o.held -= chunkSizes[c.size]
 	s.opts.Budget.add(-chunkSizes[c.size])
-	if c != s.out.inFlight {
+	switch {
+	case c == o.inFlight: // whoever writes it frees it
+	case int(c.size) == bulkChunk && o.spares < maxSpares:
+		c.next = o.spare
+		o.spare = c
+		o.spares++
+	default:
 		putChunk(c)
 	}
+	if o.held == 0 {
+		s.freeSparesLocked()
+	}
 	s.wakeSpaceLocked()
+}
+
+// freeSparesLocked gives the spare chunks back, since the session is idle.
+func (s *Session) freeSparesLocked() {
+	for c := s.out.spare; c != nil; {
+		next := c.next
+		putChunk(c)
+		c = next
+	}
+	s.out.spare, s.out.spares = nil, 0
 }
 
 // hasSpaceLocked reports whether data may take more memory.
