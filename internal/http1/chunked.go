@@ -187,3 +187,8 @@ func AppendField(dst, name, value []byte) []byte {
 	dst = append(dst, value...)
 	return append(dst, '\r', '\n')
 }
+
+// AllowedInTrailer reports whether Trailer would return a field of that name.
+func AllowedInTrailer(name []byte) bool {
+	return len(name) > 0 && all(name, isToken) && kindOf(name) == Other && !forbiddenInTrailer(name)
+}

@@ -38,6 +38,15 @@ const (
 	SetCookie
 )
 
+// KindOf returns the kind of a field name, for whoever has parsed the fields in
+// another way.
+func KindOf(name []byte) Kind {
+	if len(name) == 0 {
+		return Other
+	}
+	return kindOf(name)
+}
+
 // kindOf classifies a valid field name.
 func kindOf(name []byte) Kind {
 	// Gateway interfaces fold '-' and '_' into one (RFC 3875, section

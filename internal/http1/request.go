@@ -28,8 +28,8 @@ type Request struct {
 	Accept    []byte
 }
 
-// Parse parses a head that a Scanner found, with the empty line at its end. It
-// may change bytes of head. The error is an *Error.
+// Parse parses a head that a Scanner found, with the empty line at its end. The
+// error is an *Error.
 func (r *Request) Parse(head []byte, limits Limits) error {
 	limits = limits.withDefaults()
 	fields := r.Fields[:0]
@@ -193,12 +193,8 @@ func (r *Request) parseTarget(target []byte) error {
 		r.Target = []byte("/")
 	case target[end] == '/':
 		r.Target = target[end:]
-	default: // "?": the byte before belongs to the authority, which is done with
-		if len(r.Host) > 0 && &r.Host[0] == &authority[0] {
-			r.Host = bytes.Clone(authority)
-		}
-		target[end-1] = '/'
-		r.Target = target[end-1:]
+	default: // a query without a path
+		r.Target = append([]byte{'/'}, target[end:]...)
 	}
 	return checkPath(r.Target)
 }

@@ -1,0 +1,175 @@
+package ingress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+
+	"adit/internal/http1"
+	"adit/tunnel"
+)
+
+// A problem is what a visitor is told when a request could not be relayed.
+// Its code is stable and listed in docs/errors.md; nothing of it depends on
+// what was asked or on what a far side said.
+type problem struct {
+	code   string
+	status int
+	retry  int    // seconds for Retry-After; 0 means none
+	text   string // for people, one sentence
+}
+
+var (
+	probBadRequest  = &problem{"bad-request", http.StatusBadRequest, 0, "The request is malformed."}
+	probMethod      = &problem{"method-not-allowed", http.StatusMethodNotAllowed, 0, "The method CONNECT is not offered here."}
+	probReadTimeout = &problem{"request-timeout", http.StatusRequestTimeout, 0, "The head of the request did not arrive in time."}
+	probTarget      = &problem{"target-too-long", http.StatusRequestURITooLong, 0, "The address is too long."}
+	probExpect      = &problem{"expectation-failed", http.StatusExpectationFailed, 0, "The only expectation supported is 100-continue."}
+	probHeadSize    = &problem{"head-too-large", http.StatusRequestHeaderFieldsTooLarge, 0, "The header fields are too large or too many."}
+	probVersion     = &problem{"http-version", http.StatusHTTPVersionNotSupported, 0, "The HTTP version is not supported on this connection."}
+
+	probUnknownName  = &problem{"unknown-name", http.StatusNotFound, 0, "There is nothing under this name."}
+	probNotFound     = &problem{"not-found", http.StatusNotFound, 0, "There is nothing at this address."}
+	probForbidden    = &problem{"forbidden", http.StatusForbidden, 0, "The agent does not allow this."}
+	probOffline      = &problem{"agent-offline", http.StatusServiceUnavailable, 5, "The agent behind this name is not connected."}
+	probQueueFull    = &problem{"queue-full", http.StatusServiceUnavailable, 5, "Too many visitors are waiting for this name already."}
+	probBusy         = &problem{"busy", http.StatusServiceUnavailable, 2, "The agent behind this name is busy."}
+	probDraining     = &problem{"draining", http.StatusServiceUnavailable, 2, "The agent behind this name is going away."}
+	probVisitors     = &problem{"too-many-visitors", http.StatusServiceUnavailable, 2, "The server has as many visitors as it takes."}
+	probShuttingDown = &problem{"shutting-down", http.StatusServiceUnavailable, 2, "The server is shutting down."}
+
+	probRefused     = &problem{"upstream-refused", http.StatusBadGateway, 0, "The agent could not connect to its service."}
+	probService     = &problem{"unknown-service", http.StatusBadGateway, 0, "The agent has no such service."}
+	probAgentFailed = &problem{"agent-failed", http.StatusBadGateway, 0, "The agent failed."}
+	probAgentLost   = &problem{"agent-lost", http.StatusBadGateway, 0, "The connection to the agent was lost."}
+	probClosed      = &problem{"upstream-closed", http.StatusBadGateway, 0, "The service closed the connection without an answer."}
+	probBadResponse = &problem{"upstream-bad-response", http.StatusBadGateway, 0, "The service answered with something other than valid HTTP."}
+	probUnsupported = &problem{"unsupported", http.StatusBadGateway, 0, "The agent's protocol cannot carry this request."}
+	probTimeout     = &problem{"upstream-timeout", http.StatusGatewayTimeout, 0, "The service did not answer in time."}
+	probInternal    = &problem{"internal", http.StatusInternalServerError, 0, "The server failed."}
+
+	// probVisitorLeft is never sent; it is what OnRequest sees.
+	probVisitorLeft = &problem{"visitor-left", 499, 0, "The visitor left before the answer."}
+)
+
+var (
+	errHeadTimeout = errors.New("request head did not arrive in time")
+	errVisitorLeft = errors.New("visitor left")
+	errNotFound    = errors.New("no such path")
+	errDraining    = errors.New("server is shutting down")
+)
+
+// A badResponse is what is wrong with an upstream's response.
+type badResponse struct{ err error }
+
+func (e *badResponse) Error() string { return "bad response: " + e.err.Error() }
+
+// A badBody is what is wrong with a visitor's request body.
+type badBody struct{ err error }
+
+func (e *badBody) Error() string { return "bad request body: " + e.err.Error() }
+func (e *badBody) Unwrap() error { return e.err }
+
+// An upstreamError says that the conn behind a stream failed.
+type upstreamError struct {
+	op  string
+	err error
+}
+
+func (e *upstreamError) Error() string { return fmt.Sprintf("%s stream: %v", e.op, e.err) }
+func (e *upstreamError) Unwrap() error { return e.err }
+
+// explain turns an error into what a visitor sees. It is the only place that
+// does.
+func explain(err error) *problem {
+	var (
+		bad     *badResponse
+		syntax  *http1.Error
+		refused *tunnel.RefusedError
+		reset   *tunnel.ResetError
+		up      *upstreamError
+	)
+	switch {
+	case errors.As(err, &bad):
+		return probBadResponse
+	case errors.As(err, &syntax):
+		return explainSyntax(syntax)
+	case errors.Is(err, errVisitorLeft):
+		return probVisitorLeft
+	case errors.Is(err, errHeadTimeout):
+		return probReadTimeout
+	case errors.Is(err, errNotFound):
+		return probNotFound
+	case errors.Is(err, errDraining):
+		return probShuttingDown
+	case errors.Is(err, ErrNoRoute):
+		return probUnknownName
+	case errors.Is(err, ErrOffline):
+		return probOffline
+	case errors.Is(err, ErrQueueFull):
+		return probQueueFull
+	case errors.As(err, &refused):
+		return explainRefusal(refused.Code)
+	case errors.As(err, &reset):
+		return explainReset(reset.Code)
+	case errors.Is(err, tunnel.ErrClosed):
+		return probAgentLost
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		return probTimeout
+	case errors.Is(err, errors.ErrUnsupported):
+		return probUnsupported
+	case errors.Is(err, context.Canceled):
+		return probShuttingDown
+	case errors.As(err, &up):
+		return probClosed
+	}
+	return probInternal
+}
+
+func explainSyntax(err *http1.Error) *problem {
+	switch err.Status {
+	case http.StatusMethodNotAllowed:
+		return probMethod
+	case http.StatusRequestURITooLong:
+		return probTarget
+	case http.StatusExpectationFailed:
+		return probExpect
+	case http.StatusRequestHeaderFieldsTooLarge:
+		return probHeadSize
+	case http.StatusHTTPVersionNotSupported:
+		return probVersion
+	}
+	return probBadRequest
+}
+
+func explainRefusal(code tunnel.RefuseCode) *problem {
+	switch code {
+	case tunnel.RefuseUnknownService:
+		return probService
+	case tunnel.RefuseUpstreamRefused:
+		return probRefused
+	case tunnel.RefuseUpstreamTimeout:
+		return probTimeout
+	case tunnel.RefuseForbidden:
+		return probForbidden
+	case tunnel.RefuseBusy:
+		return probBusy
+	case tunnel.RefuseDraining:
+		return probDraining
+	}
+	return probAgentFailed
+}
+
+func explainReset(code tunnel.ResetCode) *problem {
+	switch code {
+	case tunnel.ResetTimeout:
+		return probTimeout
+	case tunnel.ResetOverload:
+		return probBusy
+	case tunnel.ResetInternal:
+		return probAgentFailed
+	}
+	return probClosed
+}

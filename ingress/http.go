@@ -1,0 +1,377 @@
+package ingress
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"adit/tunnel"
+)
+
+// HTTPOptions configures an HTTP ingress. Only Router is required.
+type HTTPOptions struct {
+	// Router finds the tunnel for each request.
+	Router Router
+
+	// Domain is the hostname below which agents have their names, such as
+	// "example.com". Together with PathMode, names below it are never taken
+	// for a server that serves paths.
+	Domain string
+
+	// PathMode takes the first segment of the path as the ID, for requests
+	// whose host is Domain itself, an IP address, or not routed.
+	PathMode bool
+
+	// Scheme is what visitors speak, for X-Forwarded-Proto: "http" or
+	// "https"; empty means "http".
+	Scheme string
+
+	// TrustedProxies are the addresses of which forwarded header fields are
+	// believed and kept. From anybody else they are dropped.
+	TrustedProxies []netip.Prefix
+
+	// Own is asked about requests for the server itself: those with an
+	// Upgrade and those for a path below /_adit/. The handler that it
+	// returns gets the request, and may hijack its conn; nil means that the
+	// request is a visitor's, or unknown if its path is below /_adit/. The
+	// request that Own gets has no body.
+	Own func(*http.Request) http.Handler
+
+	// OnRequest is called after each request, from the goroutine that served
+	// it; it must not block.
+	OnRequest func(Finished)
+
+	// MaxVisitors bounds the conns at a time; 0 means 65536. One more is
+	// answered with 503 and closed.
+	MaxVisitors int
+
+	// MaxHeadBytes bounds the head of a request or response; 0 means 64 KiB.
+	MaxHeadBytes int
+
+	// HeadTimeout bounds the time from the first byte of a request, or from
+	// the opening of its conn, to the end of its head; 0 means 10 s.
+	HeadTimeout time.Duration
+
+	// IdleTimeout is how long a conn may wait for its next request; 0 means
+	// 120 s.
+	IdleTimeout time.Duration
+
+	// OpenTimeout bounds the opening of a stream; 0 means 10 s.
+	OpenTimeout time.Duration
+
+	// ResponseTimeout bounds the wait for the head of a response; 0 means
+	// that there is no bound. Bodies are never bounded in time.
+	ResponseTimeout time.Duration
+
+	// MaxIdleStreams bounds the idle streams that are kept for one service
+	// of one tunnel; 0 means 256.
+	MaxIdleStreams int
+
+	// Logger receives the ingress's events. If nil, nothing is logged.
+	Logger *slog.Logger
+}
+
+// Finished describes a request that was answered or given up.
+type Finished struct {
+	Remote   netip.AddrPort // the visitor's end of the conn; zero if it has no IP address
+	Method   string         // empty if the request was malformed
+	Host     string         // as sent
+	Path     string         // as sent, without the query
+	ID       tunnel.ID      // of the tunnel; empty if there was none
+	Service  string
+	Status   int           // what the visitor got; 499 if it left before the answer
+	Code     string        // of docs/errors.md; empty if the upstream answered
+	Received int64         // bytes of the request's body
+	Sent     int64         // bytes of the response's body; for upgrades, all bytes after the head
+	Duration time.Duration // from the end of the request's head
+}
+
+const (
+	maxTries     = 3                     // deliveries of one request
+	retryWithin  = 10 * time.Second      // no try starts later than this after the first
+	idleLimit    = 60 * time.Second      // of a pooled stream
+	unsureLimit  = time.Second           // of a pooled stream that must not turn out to be dead
+	sweepEvery   = 10 * time.Second      // for streams that idle too long
+	watchDelay   = 50 * time.Millisecond // before a wait is long enough to see whether the visitor is there
+	lingerFor    = 5 * time.Second       // for a visitor that still sends to see its answer
+	lingerBytes  = 64 << 20
+	tooManyWrite = time.Second
+)
+
+// An HTTP is the ingress for visitors that speak HTTP/1.0 and HTTP/1.1. It
+// relays requests as they arrive, with no more than a few buffers for each.
+// Its methods are safe for concurrent use.
+type HTTP struct {
+	opts     HTTPOptions // constant after NewHTTP
+	base     time.Time   // what ticks count from
+	streams  streamPools
+	requests sync.Pool // of *exchange
+	inner    innerServer
+	fallback fallback
+	draining atomic.Bool
+
+	mu        sync.Mutex // guards the fields below
+	closed    bool
+	visitors  map[*visitor]struct{}
+	listeners map[net.Listener]struct{}
+	count     int           // visitors and the conns that inner has
+	empty     chan struct{} // closed when count falls to 0 while draining; nil if nobody waits
+	sweeping  bool
+	stopSweep chan struct{}
+	wg        sync.WaitGroup // of all goroutines
+}
+
+// NewHTTP returns an HTTP ingress. The caller runs Serve, and Close at the end.
+func NewHTTP(opts HTTPOptions) *HTTP {
+	if opts.Scheme == "" {
+		opts.Scheme = "http"
+	}
+	opts.Domain = strings.ToLower(strings.TrimSuffix(opts.Domain, "."))
+	setDefault(&opts.MaxVisitors, 65536)
+	setDefault(&opts.MaxHeadBytes, 64<<10)
+	setDefault(&opts.HeadTimeout, 10*time.Second)
+	setDefault(&opts.IdleTimeout, 120*time.Second)
+	setDefault(&opts.OpenTimeout, 10*time.Second)
+	setDefault(&opts.MaxIdleStreams, 256)
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	h := &HTTP{
+		opts:      opts,
+		base:      time.Now(),
+		visitors:  make(map[*visitor]struct{}),
+		listeners: make(map[net.Listener]struct{}),
+		stopSweep: make(chan struct{}),
+	}
+	h.streams.max = opts.MaxIdleStreams
+	h.requests.New = func() any { return newExchange() }
+	h.inner.init(h)
+	h.fallback.init(h)
+	return h
+}
+
+func setDefault[T int | time.Duration](v *T, def T) {
+	if *v <= 0 {
+		*v = def
+	}
+}
+
+// now is the time since base, which is cheaper to compare than a time.Time.
+func (h *HTTP) now() time.Duration { return time.Since(h.base) }
+
+// Serve accepts visitors until l fails, ctx ends or the ingress is shut down,
+// and closes l. When ctx ends, the conns that came through l are closed too;
+// the error is then ctx's. After Shutdown and Close it is http.ErrServerClosed.
+func (h *HTTP) Serve(ctx context.Context, l net.Listener) error {
+	defer l.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if !h.addListener(l) {
+		return http.ErrServerClosed
+	}
+	defer h.removeListener(l)
+	var own sync.WaitGroup // a visitor's goroutine closes its conn when ctx ends
+	defer own.Wait()
+	stop := context.AfterFunc(ctx, func() {
+		l.Close()
+		h.closeVisitorsOf(l)
+	})
+	defer stop()
+
+	var delay time.Duration
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			switch {
+			case h.draining.Load():
+				own.Wait()
+				return http.ErrServerClosed
+			case ctx.Err() != nil:
+				return ctx.Err()
+			case !isTemporary(err):
+				cancel()
+				return err
+			}
+			// Out of descriptors, most likely: the same back-off as net/http's.
+			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
+			h.opts.Logger.Warn("accept failed", "err", err, "dur", delay)
+			select {
+			case <-time.After(delay):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		delay = 0
+		v, ok := h.admit(ctx, l, conn)
+		if !ok {
+			refuse(conn)
+			continue
+		}
+		own.Go(v.serve)
+	}
+}
+
+func isTemporary(err error) bool {
+	var ne interface{ Temporary() bool }
+	return errors.As(err, &ne) && ne.Temporary()
+}
+
+func (h *HTTP) addListener(l net.Listener) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed || h.draining.Load() {
+		return false
+	}
+	h.listeners[l] = struct{}{}
+	if !h.sweeping {
+		h.sweeping = true
+		h.wg.Go(h.sweep)
+	}
+	return true
+}
+
+func (h *HTTP) removeListener(l net.Listener) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.listeners, l)
+}
+
+// sweep ends streams that idle too long, until Close.
+func (h *HTTP) sweep() {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			h.streams.sweep(h.now())
+			h.fallback.sweep()
+		case <-h.stopSweep:
+			return
+		}
+	}
+}
+
+func (h *HTTP) admit(ctx context.Context, l net.Listener, conn net.Conn) (*visitor, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed || h.draining.Load() || h.count >= h.opts.MaxVisitors {
+		return nil, false
+	}
+	v := newVisitor(ctx, h, l, conn)
+	h.visitors[v] = struct{}{}
+	h.count++
+	return v, true
+}
+
+// refuse answers a conn that is one too many. A TLS conn is closed without an
+// answer, which would take a handshake.
+func refuse(conn net.Conn) {
+	if _, ok := conn.(interface{ HandshakeContext(context.Context) error }); !ok {
+		conn.SetDeadline(time.Now().Add(tooManyWrite))
+		body, contentType := probVisitors.page("", "")
+		conn.Write(appendProblem(nil, probVisitors, body, contentType, 1, false, false))
+	}
+	conn.Close()
+}
+
+// forget takes v out of the ingress; a handed-off conn goes on counting.
+func (h *HTTP) forget(v *visitor, handedOff bool) {
+	h.mu.Lock()
+	delete(h.visitors, v)
+	h.mu.Unlock()
+	if !handedOff {
+		h.uncount()
+	}
+}
+
+func (h *HTTP) uncount() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.count--; h.count == 0 && h.empty != nil {
+		close(h.empty)
+		h.empty = nil
+	}
+}
+
+func (h *HTTP) closeVisitorsOf(l net.Listener) {
+	for _, v := range h.snapshot() {
+		if l == nil || v.listener == l {
+			v.leave()
+			v.conn.Close()
+		}
+	}
+}
+
+func (h *HTTP) snapshot() []*visitor {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := make([]*visitor, 0, len(h.visitors))
+	for v := range h.visitors {
+		all = append(all, v)
+	}
+	return all
+}
+
+// Shutdown stops accepting visitors, closes conns that wait for a request, and
+// waits until the others have had the answer to theirs or ctx ends. Conns that
+// a handler hijacked are not waited for. It does not replace Close.
+func (h *HTTP) Shutdown(ctx context.Context) error {
+	h.draining.Store(true)
+	h.mu.Lock()
+	for l := range h.listeners {
+		l.Close()
+	}
+	h.mu.Unlock()
+	for _, v := range h.snapshot() {
+		v.closeIfIdle()
+	}
+	if err := h.inner.shutdown(ctx); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	if h.count == 0 {
+		h.mu.Unlock()
+		return nil
+	}
+	if h.empty == nil {
+		h.empty = make(chan struct{})
+	}
+	empty := h.empty
+	h.mu.Unlock()
+	select {
+	case <-empty:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Close ends all conns and idle streams, except conns that a handler hijacked,
+// and waits for the goroutines. Serve returns. Calls after the first return
+// nil.
+func (h *HTTP) Close() error {
+	h.draining.Store(true)
+	h.mu.Lock()
+	first := !h.closed
+	h.closed = true
+	for l := range h.listeners {
+		l.Close()
+	}
+	h.mu.Unlock()
+	if first {
+		close(h.stopSweep)
+	}
+	h.closeVisitorsOf(nil)
+	h.inner.close()
+	h.wg.Wait()
+	h.streams.close()
+	h.fallback.close()
+	return nil
+}

@@ -1,0 +1,160 @@
+package ingress
+
+// fail answers with what became of the request instead of a response.
+func (v *visitor) fail(err error) end {
+	ex := v.ex
+	v.stopWatch()
+	p := explain(err)
+	ex.code = p.code
+	if ex.tunnel != nil {
+		v.h.opts.Logger.Debug("request failed", "tunnel", ex.tunnel.ID(), "service", ex.service, "err", err)
+	}
+	if v.gone.Load() || p == probVisitorLeft {
+		ex.status, ex.code = probVisitorLeft.status, probVisitorLeft.code
+		return abortConn
+	}
+	if ex.started {
+		return abortConn
+	}
+	body, contentType := p.page(string(ex.req.Accept), nameAsked(ex))
+	return v.answer(p, body, contentType)
+}
+
+// nameAsked is what an error page may show of a request.
+func nameAsked(ex *exchange) string {
+	if ex.prefix != "" {
+		return ex.prefix[1:]
+	}
+	return string(ex.req.Host)
+}
+
+func (v *visitor) answer(p *problem, body []byte, contentType string) end {
+	ex := v.ex
+	ex.status = p.status
+	read := ex.upload == nil && ex.bodyLeft >= 0 && ex.skipBody()
+	keep := read && ex.req.KeepAlive && !v.h.draining.Load()
+	head := string(ex.req.Method) == "HEAD"
+	ex.out = appendProblem(ex.out[:0], p, body, contentType, ex.minor(), keep, head)
+	if head {
+		body = nil
+	}
+	return v.send(len(body), read, keep)
+}
+
+// send writes ex.out, an answer of the ingress's own with n bytes of body. read
+// says that all of the request was read.
+func (v *visitor) send(n int, read, keep bool) end {
+	ex := v.ex
+	ex.started = true
+	if _, err := v.conn.Write(ex.out); err != nil {
+		return abortConn
+	}
+	ex.sent = int64(n)
+	switch {
+	case !read:
+		return lingerFirst
+	case !keep:
+		return closeConn
+	}
+	return keepConn
+}
+
+// minor is the version to answer with; malformed requests get that of now.
+func (ex *exchange) minor() int {
+	if len(ex.req.Method) == 0 {
+		return 1
+	}
+	return ex.req.Minor
+}
+
+// appendProblem appends a whole response.
+func appendProblem(out []byte, p *problem, body []byte, contentType string, minor int, keep, head bool) []byte {
+	out = appendStatus(out, minor, p.status)
+	out = append(out, p.reason()...)
+	out = append(out, "\r\n"...)
+	out = appendDate(out)
+	h := p.fields(contentType, len(body))
+	for _, f := range h {
+		out = append(out, f[0]...)
+		out = append(out, ": "...)
+		out = append(out, f[1]...)
+		out = append(out, "\r\n"...)
+	}
+	out = appendConnection(out, minor, keep)
+	out = append(out, "\r\n"...)
+	if !head {
+		out = append(out, body...)
+	}
+	return out
+}
+
+// redirect sends visitors of /<id> to /<id>/, so that relative links work.
+func (v *visitor) redirect() end {
+	ex := v.ex
+	v.stopWatch()
+	read := ex.skipBody()
+	keep := read && ex.req.KeepAlive && !v.h.draining.Load()
+	ex.status = 308
+	out := appendStatus(ex.out[:0], ex.req.Minor, ex.status)
+	out = append(out, "Permanent Redirect\r\n"...)
+	out = appendDate(out)
+	out = append(out, "Location: "...)
+	out = append(out, v.pathKey...)
+	out = append(out, '/')
+	out = append(out, ex.req.Target[len(v.pathKey):]...)
+	out = append(out, "\r\nContent-Length: 0\r\n"...)
+	out = appendConnection(out, ex.req.Minor, keep)
+	ex.out = append(out, "\r\n"...)
+	return v.send(0, read, keep)
+}
+
+// finished describes the request for OnRequest.
+func (v *visitor) finished() Finished {
+	ex := v.ex
+	f := Finished{
+		Remote:   v.peer,
+		Method:   methodString(ex.req.Method),
+		Service:  ex.service,
+		Status:   ex.status,
+		Code:     ex.code,
+		Received: ex.received,
+		Sent:     ex.sent,
+		Duration: v.h.now() - ex.start,
+	}
+	if f.Host = v.name.raw; f.Host != string(ex.req.Host) {
+		f.Host = string(ex.req.Host)
+	}
+	path := ex.req.Target
+	for i, c := range path {
+		if c == '?' {
+			path = path[:i]
+			break
+		}
+	}
+	f.Path = string(path)
+	if ex.tunnel != nil {
+		f.ID = ex.tunnel.ID()
+	}
+	return f
+}
+
+// methodString saves allocating the usual methods.
+func methodString(method []byte) string {
+	switch string(method) {
+	case "GET":
+		return "GET"
+	case "HEAD":
+		return "HEAD"
+	case "POST":
+		return "POST"
+	}
+	return string(method)
+}
+
+// report calls OnRequest if the request was answered or given up.
+func (v *visitor) report(last end) end {
+	if v.h.opts.OnRequest != nil && v.ex.status != 0 {
+		v.h.opts.OnRequest(v.finished())
+	}
+	return last
+}

@@ -1,0 +1,303 @@
+package ingress
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"adit/internal/http1"
+	"adit/tunnel"
+)
+
+// A fallback relays requests with package net/http, where the relay of our own
+// does not: for tunnels that carry HTTP messages and no streams, for requests
+// that follow one of the server's own on the same conn, and for whoever calls
+// HTTP.ServeHTTP.
+type fallback struct {
+	h     *HTTP
+	relay httputil.ReverseProxy
+
+	mu         sync.Mutex // guards the fields below
+	transports map[streamKey]*http.Transport
+}
+
+// A routed is what is known of a request in the fallback.
+type routed struct {
+	tunnel  tunnel.Tunnel
+	service string
+	prefix  string
+	err     error
+	at      time.Duration
+}
+
+type routedKey struct{}
+
+func routedOf(r *http.Request) *routed { return r.Context().Value(routedKey{}).(*routed) }
+
+func (f *fallback) init(h *HTTP) {
+	f.h = h
+	f.transports = make(map[streamKey]*http.Transport)
+	f.relay = httputil.ReverseProxy{
+		Rewrite:        f.rewrite,
+		Transport:      f,
+		FlushInterval:  -1,
+		ModifyResponse: f.modify,
+		ErrorHandler:   f.fail,
+		ErrorLog:       log.New(logWriter{h}, "", 0),
+	}
+}
+
+// ServeHTTP relays one request that package net/http has read, such as one of
+// HTTP/2. It does not ask Own.
+func (h *HTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.fallback.ServeHTTP(w, r) }
+
+func (f *fallback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	to := &routed{at: f.h.now()}
+	r = r.WithContext(context.WithValue(r.Context(), routedKey{}, to))
+	rec := &recorder{ResponseWriter: w}
+	received := &countingBody{ReadCloser: r.Body}
+	if r.Body != nil && r.Body != http.NoBody {
+		r.Body = received
+	}
+	defer f.report(rec, r, to, received)
+
+	host := []byte(r.Host)
+	if _, _, ok := http1.SplitHost(host); !ok && (len(host) > 0 || r.ProtoAtLeast(1, 1)) {
+		f.fail(rec, r, http1.ErrHost)
+		return
+	}
+	if r.Method == http.MethodConnect {
+		f.fail(rec, r, http1.ErrConnect)
+		return
+	}
+	name := f.h.parseHost(host)
+	err := ErrNoRoute
+	if name.key != "" {
+		to.tunnel, to.service, err = f.h.opts.Router.Route(r.Context(), name.key)
+	}
+	if err != nil && name.paths && errors.Is(err, ErrNoRoute) {
+		target := r.URL.EscapedPath()
+		if id, ok := pathID([]byte(target)); ok {
+			to.prefix = "/" + string(id)
+			if target == to.prefix {
+				u := *r.URL
+				u.Scheme, u.Host, u.Path, u.RawPath = "", "", u.Path+"/", ""
+				http.Redirect(rec, r, u.String(), http.StatusPermanentRedirect)
+				return
+			}
+			to.tunnel, to.service, err = f.h.opts.Router.Route(r.Context(), to.prefix)
+		}
+	}
+	if err != nil {
+		f.fail(rec, r, err)
+		return
+	}
+	f.relay.ServeHTTP(rec, r)
+}
+
+// rewrite makes the request for the upstream. ReverseProxy has taken out what
+// is for one hop, and all forwarded fields.
+func (f *fallback) rewrite(pr *httputil.ProxyRequest) {
+	to := routedOf(pr.In)
+	out := pr.Out
+	out.URL.Scheme, out.URL.Host = "http", "upstream"
+	out.URL.Path = strings.TrimPrefix(out.URL.Path, to.prefix)
+	out.URL.RawPath = strings.TrimPrefix(out.URL.RawPath, to.prefix)
+	if out.Host == "" {
+		if out.Host = f.h.opts.Domain; out.Host == "" {
+			out.Host = "localhost"
+		}
+	}
+	for name := range out.Header {
+		switch http1.KindOf([]byte(name)) {
+		case http1.Adit, http1.Lookalike, http1.ForwardedOther, http1.HopByHop:
+			delete(out.Header, name)
+		}
+	}
+	if _, sent := out.Header["User-Agent"]; !sent {
+		out.Header["User-Agent"] = nil // or Transport would add its own
+	}
+	peer, _ := netip.ParseAddrPort(pr.In.RemoteAddr)
+	addr := peer.Addr().Unmap().WithZone("")
+	forFor, forFwd := forwardedBy(addr, f.h.opts.Scheme)
+	element := forFwd + ";host=" + quoteHost(out.Host)
+	proto, host := f.h.opts.Scheme, out.Host
+	if f.h.trusts(addr) {
+		in := pr.In.Header
+		forFor = strings.Join(append(in.Values("X-Forwarded-For"), forFor), ", ")
+		element = strings.Join(append(in.Values("Forwarded"), element), ", ")
+		if p := in.Values("X-Forwarded-Proto"); len(p) == 1 && (p[0] == "http" || p[0] == "https") {
+			proto = p[0]
+		}
+		if h := in.Values("X-Forwarded-Host"); len(h) == 1 {
+			if _, _, ok := http1.SplitHost([]byte(h[0])); ok {
+				host = h[0]
+			}
+		}
+	}
+	out.Header.Set("X-Forwarded-For", forFor)
+	out.Header.Set("X-Forwarded-Host", host)
+	out.Header.Set("X-Forwarded-Proto", proto)
+	out.Header.Set("Forwarded", element)
+	if to.prefix != "" {
+		out.Header.Set("X-Forwarded-Prefix", to.prefix)
+	}
+}
+
+func quoteHost(host string) string {
+	if strings.ContainsAny(host, ":[") {
+		return `"` + host + `"`
+	}
+	return host
+}
+
+func (f *fallback) modify(resp *http.Response) error {
+	to := routedOf(resp.Request)
+	for name := range resp.Header {
+		switch http1.KindOf([]byte(name)) {
+		case http1.Adit, http1.Lookalike, http1.HopByHop:
+			delete(resp.Header, name)
+		}
+	}
+	if to.prefix == "" {
+		return nil
+	}
+	if l := resp.Header.Get("Location"); l != "" {
+		resp.Header.Set("Location", string(appendLocation(nil, []byte(l), []byte(resp.Request.Host), to.prefix)))
+	}
+	for i, c := range resp.Header["Set-Cookie"] {
+		resp.Header["Set-Cookie"][i] = string(appendCookie(nil, []byte(c), to.prefix))
+	}
+	return nil
+}
+
+// RoundTrip sends a request through its tunnel.
+func (f *fallback) RoundTrip(r *http.Request) (*http.Response, error) {
+	to := routedOf(r)
+	if rt, ok := to.tunnel.(http.RoundTripper); ok {
+		return rt.RoundTrip(r)
+	}
+	return f.transport(streamKey{to.tunnel, to.service}).RoundTrip(r)
+}
+
+func (f *fallback) transport(key streamKey) *http.Transport {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if t := f.transports[key]; t != nil {
+		return t
+	}
+	t := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			ctx, cancel := context.WithTimeout(ctx, f.h.opts.OpenTimeout)
+			defer cancel()
+			return key.tunnel.OpenStream(ctx, tunnel.StreamInfo{Service: key.service, Protocol: "http"})
+		},
+		DisableCompression:     true, // bodies pass unchanged
+		MaxIdleConnsPerHost:    f.h.opts.MaxIdleStreams,
+		IdleConnTimeout:        idleLimit,
+		ResponseHeaderTimeout:  f.h.opts.ResponseTimeout,
+		MaxResponseHeaderBytes: int64(f.h.opts.MaxHeadBytes),
+	}
+	f.transports[key] = t
+	return t
+}
+
+// sweep forgets tunnels that ended.
+func (f *fallback) sweep() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for key, t := range f.transports {
+		if ended(key.tunnel.Done()) {
+			t.CloseIdleConnections()
+			delete(f.transports, key)
+		}
+	}
+}
+
+func (f *fallback) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for key, t := range f.transports {
+		t.CloseIdleConnections()
+		delete(f.transports, key)
+	}
+}
+
+// fail is ReverseProxy's ErrorHandler too.
+func (f *fallback) fail(w http.ResponseWriter, r *http.Request, err error) {
+	to := routedOf(r)
+	to.err = err
+	if r.Context().Err() != nil {
+		to.err = errVisitorLeft
+		panic(http.ErrAbortHandler)
+	}
+	p := explain(err)
+	if p == probInternal && to.tunnel != nil {
+		to.err = &upstreamError{"use", err}
+		p = explain(to.err)
+	}
+	writeProblem(w, r, p, r.Host)
+}
+
+func (f *fallback) report(w *recorder, r *http.Request, to *routed, received *countingBody) {
+	if f.h.opts.OnRequest == nil {
+		return
+	}
+	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
+	done := Finished{
+		Remote: peer, Method: r.Method, Host: r.Host, Path: r.URL.EscapedPath(), Service: to.service,
+		Status: w.status, Received: received.n, Sent: w.sent, Duration: f.h.now() - to.at,
+	}
+	if to.tunnel != nil {
+		done.ID = to.tunnel.ID()
+	}
+	if to.err != nil {
+		p := explain(to.err)
+		done.Status, done.Code = p.status, p.code
+	}
+	f.h.opts.OnRequest(done)
+}
+
+// A recorder notes what was sent.
+type recorder struct {
+	http.ResponseWriter
+	status int
+	sent   int64
+}
+
+// Unwrap is for http.ResponseController.
+func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *recorder) WriteHeader(status int) {
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *recorder) Write(p []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	n, err := w.ResponseWriter.Write(p)
+	w.sent += int64(n)
+	return n, err
+}
+
+// A countingBody counts the bytes of a request's body.
+type countingBody struct {
+	io.ReadCloser
+	n int64
+}
+
+func (b *countingBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.n += int64(n)
+	return n, err
+}

@@ -1,0 +1,232 @@
+package ingress
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"log"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+)
+
+// askOwn asks Own whether the request is for the server itself.
+func (v *visitor) askOwn(head []byte) http.Handler {
+	if v.h.opts.Own == nil {
+		return nil
+	}
+	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(head)))
+	if err != nil {
+		return nil // what we accept, net/http does; only a bad Trailer field gets here
+	}
+	r.Body = http.NoBody
+	r.RemoteAddr = v.conn.RemoteAddr().String()
+	r.TLS = tlsState(v.conn)
+	return v.h.opts.Own(r.WithContext(v.ctx))
+}
+
+func tlsState(c net.Conn) *tls.ConnectionState {
+	if t, ok := c.(interface{ ConnectionState() tls.ConnectionState }); ok {
+		state := t.ConnectionState()
+		return &state
+	}
+	return nil
+}
+
+// handOff gives the conn to the server of package net/http, for good. The
+// request in progress goes to handler.
+func (v *visitor) handOff(handler http.Handler) end {
+	v.stopWatch()
+	v.use(nil)
+	if v.gone.Load() {
+		return v.fail(errVisitorLeft)
+	}
+	v.setReadDeadline(0, 0)
+	hc := &handedConn{Conn: v.conn, prefix: bytes.Clone(v.ex.in[v.ex.r:v.ex.w]), first: handler}
+	v.releaseExchange()
+	if !v.h.inner.give(hc) {
+		v.conn.Close()
+		v.h.uncount()
+	}
+	return gaveConn
+}
+
+// An innerServer serves conns with package net/http: those for the server
+// itself, and those whose requests the relay does not carry.
+type innerServer struct {
+	h     *HTTP
+	srv   *http.Server
+	conns chan net.Conn
+	done  chan struct{} // closed when no more conns are taken
+
+	mu      sync.Mutex // guards the fields below
+	started bool
+	over    bool
+}
+
+func (s *innerServer) init(h *HTTP) {
+	s.h = h
+	s.conns = make(chan net.Conn)
+	s.done = make(chan struct{})
+	s.srv = &http.Server{
+		Handler:           http.HandlerFunc(s.serve),
+		ReadHeaderTimeout: h.opts.HeadTimeout,
+		IdleTimeout:       h.opts.IdleTimeout,
+		MaxHeaderBytes:    h.opts.MaxHeadBytes,
+		ErrorLog:          log.New(logWriter{h}, "", 0),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, handedKey{}, c)
+		},
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			if state == http.StateClosed || state == http.StateHijacked {
+				h.uncount()
+			}
+		},
+	}
+}
+
+// A logWriter takes what net/http has to say, which is about visitors' faults.
+type logWriter struct{ h *HTTP }
+
+func (w logWriter) Write(p []byte) (int, error) {
+	w.h.opts.Logger.Debug("net/http server", "err", strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+type handedKey struct{}
+
+// give reports false if the server is closed; the conn then stays the caller's.
+func (s *innerServer) give(c *handedConn) bool {
+	s.mu.Lock()
+	if s.over {
+		s.mu.Unlock()
+		return false
+	}
+	if !s.started {
+		s.started = true
+		s.h.wg.Go(func() { s.srv.Serve((*innerListener)(s)) })
+	}
+	s.mu.Unlock()
+	select {
+	case s.conns <- c:
+		return true
+	case <-s.done:
+		return false
+	}
+}
+
+func (s *innerServer) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.over {
+		s.over = true
+		close(s.done)
+	}
+}
+
+func (s *innerServer) shutdown(ctx context.Context) error {
+	s.stop()
+	return s.srv.Shutdown(ctx)
+}
+
+func (s *innerServer) close() {
+	s.stop()
+	s.srv.Close()
+}
+
+// An innerListener is where the conns come from.
+type innerListener innerServer
+
+func (l *innerListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *innerListener) Close() error {
+	(*innerServer)(l).stop()
+	return nil
+}
+
+func (l *innerListener) Addr() net.Addr { return ownAddr{} }
+
+type ownAddr struct{}
+
+func (ownAddr) Network() string { return "handed" }
+func (ownAddr) String() string  { return "handed" }
+
+// serve is the handler of all requests on handed-off conns.
+func (s *innerServer) serve(w http.ResponseWriter, r *http.Request) {
+	hc := r.Context().Value(handedKey{}).(*handedConn)
+	r.TLS = tlsState(hc.Conn)
+	handler := hc.first
+	hc.first = nil
+	own := strings.HasPrefix(r.URL.Path, ownPath)
+	if handler == nil && s.h.opts.Own != nil && (own || r.Header.Get("Upgrade") != "") {
+		handler = s.h.opts.Own(r)
+	}
+	switch {
+	case handler != nil:
+	case own:
+		writeProblem(w, r, probNotFound, r.Host)
+		return
+	default:
+		handler = &s.h.fallback
+	}
+	handler.ServeHTTP(&handedWriter{w, hc}, r)
+}
+
+// A handedConn is a conn of which the first bytes have been read.
+type handedConn struct {
+	net.Conn
+	prefix []byte       // to be read first
+	first  http.Handler // of the first request; nil when it has come
+}
+
+func (c *handedConn) Read(p []byte) (int, error) {
+	if len(c.prefix) > 0 {
+		n := copy(p, c.prefix)
+		if c.prefix = c.prefix[n:]; len(c.prefix) == 0 {
+			c.prefix = nil
+		}
+		return n, nil
+	}
+	return c.Conn.Read(p)
+}
+
+// CloseWrite ends the writing side if the conn can.
+func (c *handedConn) CloseWrite() error {
+	if hc, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return hc.CloseWrite()
+	}
+	return c.Conn.Close()
+}
+
+// A handedWriter hijacks the conn itself, with nothing of ours around it.
+type handedWriter struct {
+	http.ResponseWriter
+	hc *handedConn
+}
+
+// Unwrap is for http.ResponseController.
+func (w *handedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// Flush sends what is buffered.
+func (w *handedWriter) Flush() { http.NewResponseController(w.ResponseWriter).Flush() }
+
+// Hijack lets the caller take over the conn.
+func (w *handedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	if w.hc.prefix != nil {
+		return c, rw, nil // bytes behind a long head are still to be read
+	}
+	return w.hc.Conn, rw, nil
+}

@@ -1,0 +1,303 @@
+package ingress
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+
+	"adit/internal/http1"
+	"adit/tunnel"
+)
+
+// ownPath is where the server's own paths begin.
+const ownPath = "/_adit/"
+
+// serveRequest reads one request and answers it.
+func (v *visitor) serveRequest() end {
+	ex := v.ex
+	ex.req = http1.Request{Fields: ex.req.Fields[:0]}
+	n, err := v.readHead()
+	ex.start = v.h.now()
+	if err == io.EOF {
+		return closeConn
+	}
+	if err == nil {
+		head := ex.unread()[:n]
+		ex.used = n
+		err = ex.req.Parse(head, http1.Limits{})
+	}
+	if err != nil {
+		ex.req.KeepAlive = false
+		ex.bodyLeft = -1
+		return v.report(v.fail(err))
+	}
+	own := hasPrefix(ex.req.Target, ownPath)
+	if own || ex.req.Upgrade != nil && v.h.opts.Own != nil {
+		if handler := v.askOwn(ex.in[ex.r : ex.r+n]); handler != nil {
+			return v.handOff(handler)
+		}
+		if own {
+			return v.report(v.fail(errNotFound))
+		}
+	}
+	last := v.relay()
+	if v.ex == nil {
+		return last // who took the exchange reports
+	}
+	return v.report(last)
+}
+
+func hasPrefix(b []byte, prefix string) bool {
+	return len(b) >= len(prefix) && string(b[:len(prefix)]) == prefix
+}
+
+// route finds the tunnel and the service of the request.
+func (v *visitor) route() (tunnel.Tunnel, error) {
+	ex := v.ex
+	if ex.key != "" { // again, after a try that failed
+		t, service, err := v.h.opts.Router.Route(v.ctx, ex.key)
+		ex.service = service
+		return t, err
+	}
+	name := v.lookAt(ex.req.Host)
+	if name.key != "" {
+		t, service, err := v.h.opts.Router.Route(v.ctx, name.key)
+		if err == nil || !name.paths || !errors.Is(err, ErrNoRoute) {
+			ex.key, ex.service, ex.target = name.key, service, ex.req.Target
+			return t, err
+		}
+	}
+	if !name.paths {
+		return nil, ErrNoRoute
+	}
+	id, ok := pathID(ex.req.Target)
+	if !ok {
+		return nil, ErrNoRoute
+	}
+	if string(ex.req.Target[:1+len(id)]) != v.pathKey {
+		v.pathKey = string(ex.req.Target[:1+len(id)])
+	}
+	if len(ex.req.Target) == len(v.pathKey) || ex.req.Target[len(v.pathKey)] == '?' {
+		return nil, errNoSlash
+	}
+	t, service, err := v.h.opts.Router.Route(v.ctx, v.pathKey)
+	ex.key, ex.service, ex.prefix = v.pathKey, service, v.pathKey
+	ex.target = ex.req.Target[len(v.pathKey):]
+	return t, err
+}
+
+// relay sends the request to an upstream and the response to the visitor.
+func (v *visitor) relay() end {
+	ex := v.ex
+	var (
+		cause   error         // why the last try failed
+		refused tunnel.Tunnel // that one would again
+		built   bool
+	)
+	v.startWatch()
+	first := v.h.now()
+	for try := 1; ; try++ {
+		t, err := v.route()
+		switch {
+		case v.gone.Load():
+			return v.fail(errVisitorLeft)
+		case err == errNoSlash:
+			return v.redirect()
+		case err != nil && cause != nil:
+			return v.fail(cause)
+		case err != nil:
+			return v.fail(err)
+		case refused != nil && t == refused:
+			return v.fail(cause)
+		}
+		if _, ok := t.(http.RoundTripper); ok {
+			return v.handOff(http.HandlerFunc(v.h.fallback.ServeHTTP))
+		}
+		ex.tunnel = t
+		if !built {
+			if err := v.buildRequest(); err != nil {
+				return v.fail(err)
+			}
+			built = true
+		}
+		s, err := v.open(t)
+		delivered := err == nil
+		if err == nil {
+			var last end
+			if last, err = v.attempt(s); err == nil {
+				return last
+			}
+		}
+		if cause = err; v.gone.Load() {
+			return v.fail(errVisitorLeft)
+		}
+		var no *tunnel.RefusedError
+		switch {
+		case errors.As(err, &no):
+			refused = t // nothing reached the upstream
+		case !delivered && errors.Is(err, tunnel.ErrClosed):
+		case delivered && idempotent(ex.req.Method) && probClosed == explain(err),
+			delivered && idempotent(ex.req.Method) && errors.Is(err, tunnel.ErrClosed):
+		default:
+			return v.fail(err)
+		}
+		if ex.upload != nil || try == maxTries || v.h.now()-first > retryWithin {
+			return v.fail(err)
+		}
+	}
+}
+
+// idempotent reports whether a request may be sent again although it may have
+// been carried out (RFC 9110, section 9.2.2).
+func idempotent(method []byte) bool {
+	switch string(method) {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return false
+}
+
+// buildRequest puts the head for the upstream into ex.out, and behind it what
+// has arrived of the body.
+func (v *visitor) buildRequest() error {
+	ex := v.ex
+	req := &ex.req
+	if req.Framing != http1.NoBody {
+		v.stopWatch() // it would read of the body
+	}
+	out := append(ex.out[:0], req.Method...)
+	out = append(out, ' ')
+	out = append(out, ex.target...)
+	out = append(out, " HTTP/1.1\r\nHost: "...)
+	out = append(out, v.hostForUpstream()...)
+	out = append(out, "\r\n"...)
+	for i := range req.Fields {
+		f := &req.Fields[i]
+		switch f.Kind {
+		case http1.Other, http1.Accept, http1.Date, http1.Location, http1.SetCookie:
+			if !f.Hop {
+				out = http1.AppendField(out, f.Name, f.Value)
+			}
+		case http1.Expect:
+			if req.Expect100 {
+				out = http1.AppendField(out, f.Name, f.Value)
+			}
+		case http1.ContentLength:
+			if req.Framing == http1.NoBody {
+				out = append(out, "Content-Length: 0\r\n"...)
+			}
+		case http1.Trailer:
+			if req.Framing == http1.Chunked && announcesOnlyAllowed(f.Value) {
+				out = http1.AppendField(out, f.Name, f.Value)
+			}
+		}
+	}
+	out = v.appendForwarded(out)
+	if req.Trailers {
+		out = append(out, "TE: trailers\r\n"...)
+	}
+	if req.Upgrade != nil {
+		out = append(out, "Connection: Upgrade\r\nUpgrade: "...)
+		out = append(out, req.Upgrade...)
+		out = append(out, "\r\n"...)
+	}
+	switch req.Framing {
+	case http1.Length:
+		out = append(out, "Content-Length: "...)
+		out = strconv.AppendInt(out, req.Length, 10)
+		out = append(out, "\r\n"...)
+	case http1.Chunked:
+		out = append(out, "Transfer-Encoding: chunked\r\n"...)
+	}
+	ex.out = append(out, "\r\n"...)
+	return v.takeBody()
+}
+
+// takeBody moves what has arrived of the body behind the head in ex.out.
+func (v *visitor) takeBody() error {
+	ex := v.ex
+	switch ex.req.Framing {
+	case http1.Length:
+		n := int(min(int64(len(ex.unread())), ex.req.Length))
+		ex.out = append(ex.out, ex.unread()[:n]...)
+		ex.used += n
+		ex.received = int64(n)
+		ex.bodyLeft = ex.req.Length - int64(n)
+	case http1.Chunked:
+		ex.bodyLeft = -1
+		for !ex.chunks.Done() && len(ex.unread()) > 0 {
+			data, rest, err := ex.chunks.Next(ex.unread())
+			if err != nil {
+				return &badBody{err}
+			}
+			ex.used += len(ex.unread()) - len(rest)
+			ex.out = appendChunk(ex.out, data)
+			ex.received += int64(len(data))
+		}
+		if ex.chunks.Done() {
+			var err error
+			if ex.out, err = ex.appendLastChunk(ex.out, &ex.chunks); err != nil {
+				return &badBody{err}
+			}
+			ex.bodyLeft = 0
+		}
+	}
+	if ex.req.Framing != http1.NoBody && ex.bodyLeft == 0 {
+		v.startWatch()
+	}
+	return nil
+}
+
+// skipBody passes over a body that is in the buffer, which need not be read to
+// its end then. It reports whether that is so.
+func (ex *exchange) skipBody() bool {
+	switch ex.req.Framing {
+	case http1.NoBody:
+		return true
+	case http1.Length:
+		if ex.received == 0 && int64(len(ex.unread())) >= ex.req.Length {
+			ex.used += int(ex.req.Length)
+			ex.received = ex.req.Length
+		}
+		return ex.received == ex.req.Length
+	}
+	return ex.chunks.Done()
+}
+
+func appendChunk(out, data []byte) []byte {
+	if len(data) == 0 {
+		return out // it would end the body
+	}
+	out = http1.AppendChunkHeader(out, len(data))
+	out = append(out, data...)
+	return append(out, '\r', '\n')
+}
+
+// appendLastChunk appends the end of a chunked body, with those of its trailer
+// fields that may be passed on.
+func (ex *exchange) appendLastChunk(out []byte, c *http1.ChunkReader) ([]byte, error) {
+	out = append(out, "0\r\n"...)
+	fields, err := c.Trailer(ex.fields[:0])
+	if err != nil {
+		return out, err
+	}
+	for _, f := range fields {
+		out = http1.AppendField(out, f.Name, f.Value)
+	}
+	clear(fields)
+	ex.fields = fields[:0]
+	return append(out, "\r\n"...), nil
+}
+
+// announcesOnlyAllowed reports whether a Trailer field names none of the fields
+// that must not be in a trailer; some servers refuse a message that does.
+func announcesOnlyAllowed(list []byte) bool {
+	for list != nil {
+		var name []byte
+		if name, list = http1.NextToken(list); !http1.AllowedInTrailer(name) {
+			return false
+		}
+	}
+	return true
+}
