@@ -39,6 +39,18 @@ func writeUntilError(c net.Conn) error {
 	return nil
 }
 
+// wantError wants an error other than that of the deadline that every stream
+// of a test has.
+func (p *pair) wantError(what string, err error) {
+	p.Helper()
+	switch {
+	case err == nil:
+		p.Errorf("%s: got no error, want one", what)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		p.Errorf("%s: hung until its deadline", what)
+	}
+}
+
 func testHalfClose(p *pair) {
 	p.bothWays(func(p *pair, from, to net.Conn) {
 		hc, ok := from.(tunnel.HalfCloser)
@@ -139,11 +151,7 @@ func testFarSideGone(p *pair) {
 		if err := to.Close(); err != nil {
 			p.Errorf("Close: %v", err)
 		}
-		if err := await(p, failed, "Write"); err == nil {
-			p.Error("Write to a stream that the far side closed: got no error")
-		} else if errors.Is(err, os.ErrDeadlineExceeded) {
-			p.Errorf("Write to a stream that the far side closed: hung until its deadline")
-		}
+		p.wantError("Write to a stream that the far side closed", await(p, failed, "Write"))
 		to.Close()
 		if _, err := to.Read(make([]byte, 1)); err == nil {
 			p.Error("Read after Close: got no error")
