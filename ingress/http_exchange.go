@@ -63,6 +63,7 @@ type exchange struct {
 	tunnel   tunnel.Tunnel
 	service  string
 	bodyLeft int64 // bytes of the request's body that are not in out; -1 if chunked and not complete
+	body     body  // of the response
 	upload   *upload
 	replied  bool // something of a response came
 	started  bool // the head of the response was sent, or a part of it
@@ -102,6 +103,7 @@ func (ex *exchange) reset() {
 // clear forgets the request.
 func (ex *exchange) clear() {
 	ex.tunnel, ex.upload = nil, nil
+	ex.body = body{}
 	ex.key, ex.prefix, ex.service, ex.code = "", "", "", ""
 	ex.target = nil
 	ex.bodyLeft, ex.received, ex.sent, ex.status = 0, 0, 0, 0

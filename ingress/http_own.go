@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -87,11 +88,16 @@ func (s *innerServer) init(h *HTTP) {
 	}
 }
 
-// A logWriter takes what net/http has to say, which is about visitors' faults.
+// A logWriter takes what net/http has to say, which is about visitors' faults
+// unless a handler panicked.
 type logWriter struct{ h *HTTP }
 
 func (w logWriter) Write(p []byte) (int, error) {
-	w.h.opts.Logger.Debug("net/http server", "err", strings.TrimSpace(string(p)))
+	level := slog.LevelDebug
+	if strings.Contains(string(p), "panic") {
+		level = slog.LevelError
+	}
+	w.h.opts.Logger.Log(context.Background(), level, "net/http server", "err", strings.TrimSpace(string(p)))
 	return len(p), nil
 }
 
