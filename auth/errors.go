@@ -10,6 +10,8 @@ const (
 	ExpiredCredential Code = "expired-credential" // it was valid once
 	NotYetValid       Code = "not-yet-valid"      // it will be valid, by this clock
 	Forbidden         Code = "forbidden"          // it is valid, and does not allow this
+	Busy              Code = "busy"               // nobody looked at it; try again soon
+	BadRequest        Code = "bad-request"        // what came with it is malformed
 )
 
 // An Error is why a claim was turned down. It never contains the credential,

@@ -110,7 +110,7 @@ func (s *Session) onCall(n uint64, payload []byte) error {
 func (s *Session) serveCall(ctx context.Context, n uint64, method uint16, body []byte) {
 	status, answer := uint16(statusUnknownMethod), []byte(nil)
 	if s.opts.Handle != nil {
-		status, answer = s.opts.Handle(ctx, method, body)
+		status, answer = s.opts.Handle(ctx, s, method, body)
 	}
 	s.mu.Lock()
 	s.calls.serving--

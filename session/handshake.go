@@ -163,9 +163,9 @@ func (a *Acceptor) Len() int {
 // session owns conn afterwards; if Accept fails conn has been closed. ctx bounds
 // the handshake, as does a limit of 10 s.
 //
-// may, if not nil, is asked before a session is resumed whether whoever dialled
+// value is what Value of a new session returns. may, if not nil, is asked before a session is resumed whether whoever dialled
 // conn may have it; if not the answer is the same as for an unknown session.
-func (a *Acceptor) Accept(ctx context.Context, conn net.Conn, may func(*Session) bool) (s *Session, resumed bool, err error) {
+func (a *Acceptor) Accept(ctx context.Context, conn net.Conn, value any, may func(*Session) bool) (s *Session, resumed bool, err error) {
 	var h *hello
 	err = underDeadline(ctx, conn, func() (err error) {
 		h, err = a.readHello(conn)
@@ -175,7 +175,7 @@ func (a *Acceptor) Accept(ctx context.Context, conn net.Conn, may func(*Session)
 		s, err = a.resume(ctx, conn, h, may)
 		resumed = true
 	} else if err == nil {
-		s, err = a.start(ctx, conn, h)
+		s, err = a.start(ctx, conn, h, value)
 	}
 	if err != nil {
 		if re := (*RejectedError)(nil); errors.As(err, &re) {
@@ -208,8 +208,9 @@ func (a *Acceptor) readHello(conn net.Conn) (*hello, error) {
 	return h, nil
 }
 
-func (a *Acceptor) start(ctx context.Context, conn net.Conn, h *hello) (*Session, error) {
+func (a *Acceptor) start(ctx context.Context, conn net.Conn, h *hello, value any) (*Session, error) {
 	s := newSession(a.opts, false)
+	s.value = value
 	rand.Read(s.id[:])
 	rand.Read(s.secret[:])
 	s.agree(h)

@@ -58,7 +58,7 @@ func newSessions(t testing.TB, a, b net.Conn, dopts, lopts *session.Options) *se
 	done := make(chan error, 1)
 	go func() {
 		var err error
-		p.listener, _, err = p.acceptor.Accept(ctx, b, nil)
+		p.listener, _, err = p.acceptor.Accept(ctx, b, nil, nil)
 		done <- err
 	}()
 	var err error
@@ -78,7 +78,7 @@ func (p *sessions) resume(ctx context.Context, a, b net.Conn) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		p.acceptor.Accept(ctx, b, nil)
+		p.acceptor.Accept(ctx, b, nil, nil)
 	}()
 	err := p.dialler.Resume(ctx, a)
 	<-done

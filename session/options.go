@@ -65,7 +65,7 @@ type Options struct {
 	// Handle answers a call of the other side. It is called in a goroutine
 	// of its own for each call, 16 at once at the most; ctx ends with the
 	// session. status 0 is success. If nil, calls get status 2.
-	Handle func(ctx context.Context, method uint16, body []byte) (status uint16, result []byte)
+	Handle func(ctx context.Context, s *Session, method uint16, body []byte) (status uint16, result []byte)
 
 	// Software names this program to the other side.
 	Software string

@@ -35,6 +35,7 @@ type Session struct {
 	secret  secretKey
 	window  time.Duration // how long it is kept without a carrier
 	credit  uint64        // first credit of streams that this side sends on
+	value   any           // the owner's
 	onEnd   func()        // called once when the session has ended
 
 	attaching sync.Mutex // held while a carrier is replaced; guards attempt
@@ -48,7 +49,7 @@ type Session struct {
 	expiry  *time.Timer // ends the session between carriers
 	err     error       // why it ended; nil while it lives
 	done    chan struct{}
-	notify  func() // see OnChange
+	notify  []func() // see OnChange
 
 	streams      map[uint64]*Stream
 	nextID       uint64 // of the next stream that this side opens
@@ -140,6 +141,10 @@ func (s *Session) agree(h *hello) {
 // Done is closed when the session has ended.
 func (s *Session) Done() <-chan struct{} { return s.done }
 
+// Value returns what Acceptor.Accept was given for the session, and nil on the
+// side that dialled.
+func (s *Session) Value() any { return s.value }
+
 // Err returns why the session ended, and nil while it lives. The error wraps
 // ErrClosed after a CLOSE of either side, or is ErrLost or a *ProtocolError.
 func (s *Session) Err() error {
@@ -162,12 +167,12 @@ func (s *Session) Detached() <-chan struct{} {
 	return s.lost
 }
 
-// OnChange registers f to be called after each change of Available, from any
-// goroutine. f must not block. OnChange may be called once.
+// OnChange registers f to be called after each change of Available, and when
+// the session has ended, from any goroutine. f must not block.
 func (s *Session) OnChange(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.notify = f
+	s.notify = append(s.notify[:len(s.notify):len(s.notify)], f)
 }
 
 // Available reports whether a stream that is opened now would reach the other
@@ -221,9 +226,9 @@ func (s *Session) Buffered() (send, receive int) {
 
 func (s *Session) notifyChange() {
 	s.mu.Lock()
-	f := s.notify
+	notify := s.notify
 	s.mu.Unlock()
-	if f != nil {
+	for _, f := range notify {
 		f()
 	}
 }

@@ -9,8 +9,8 @@
 //	defer conn.Close()
 //
 // What only some tunnels or streams can do is an interface of its own, found by
-// assertion: EarlyOpener, Availability, HalfCloser, Resetter and
-// http.RoundTripper.
+// assertion: EarlyOpener, Availability, Ender, Drainer, Instancer, HalfCloser,
+// Resetter and http.RoundTripper.
 package tunnel
 
 import (
@@ -60,9 +60,43 @@ type Availability interface {
 	// agent at once.
 	Available() bool
 
-	// OnAvailability registers f to be called after each change, from any
-	// goroutine; f must not block. It may be called once at most.
+	// OnAvailability registers f to be called after each change, and when the
+	// tunnel has ended, from any goroutine; f must not block. Several may be
+	// registered.
 	OnAvailability(f func())
+}
+
+// An Ender is a tunnel that can tell its agent why it is closed.
+type Ender interface {
+	// End is Close with a reason. reason is for people.
+	End(code EndCode, reason string) error
+}
+
+// An EndCode says why the server ends a tunnel, so that the agent knows whether
+// to come back.
+type EndCode uint8
+
+const (
+	EndDone       EndCode = iota // no reason; come back
+	EndCredential                // the credential expired or was withdrawn; come back with another
+	EndSuperseded                // the same agent has a newer session; don't come back
+	EndShutdown                  // the server stops; come back later
+)
+
+// A Drainer is a tunnel whose agent can be told that it gets no more streams
+// here, so that it looks for another server while those that are open go on.
+type Drainer interface {
+	Drain(reason string)
+
+	// Streams returns the number of open streams.
+	Streams() int
+}
+
+// An Instancer is a tunnel whose agent tells itself apart from others under the
+// same ID. A new tunnel with the ID and the Instance of an older one is the
+// same agent that came back. Empty means that it does not say.
+type Instancer interface {
+	Instance() string
 }
 
 // A HalfCloser is a stream whose writing side can end on its own. Every stream

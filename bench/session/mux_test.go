@@ -43,7 +43,7 @@ var kinds = []kind{
 }
 
 func nativeServer(c net.Conn) (func() (net.Conn, error), func(), error) {
-	s, _, err := native.NewAcceptor(nil).Accept(context.Background(), wsconn.New(c, wsconn.Server, wsconn.Options{}), nil)
+	s, _, err := native.NewAcceptor(nil).Accept(context.Background(), wsconn.New(c, wsconn.Server, wsconn.Options{}), nil, nil)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -1,0 +1,351 @@
+// Package agent is the side behind the firewall: it dials out to a server,
+// stays connected, and relays the streams that the server opens to upstreams.
+//
+//	err := agent.Run(ctx, agent.Options{
+//		Server: "wss://tunnel.example.com",
+//		Token:  func() (string, error) { return token, nil },
+//		Tunnels: []agent.Tunnel{{ID: "web", Kind: dialect.HTTP, Upstream: up}},
+//	})
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"adit/carrier"
+	"adit/dialect"
+	"adit/dialect/native"
+	"adit/internal/backoff"
+	"adit/session"
+	"adit/tunnel"
+)
+
+// ErrSuperseded says that another process of the same agent has taken over.
+var ErrSuperseded = errors.New("agent: another process serves the same tunnels from here")
+
+// A Tunnel is one upstream and the public address that it gets.
+type Tunnel struct {
+	ID       tunnel.ID
+	Kind     dialect.Kind
+	Port     uint16 // public TCP port; 0 lets the server choose
+	Upstream *Upstream
+}
+
+// Options configures Run. Server, Token and Tunnels are required.
+type Options struct {
+	// Server is the server's URL: ws, wss, http or https.
+	Server string
+
+	// Token returns the credential: the server's secret, or a JWT. It is
+	// called for each attempt to connect.
+	Token func() (string, error)
+
+	// Tunnels are what is exposed, at least one.
+	Tunnels []Tunnel
+
+	// Instance tells agents with the same ID apart: one that comes back
+	// takes over from its old self, another one shares the visitors. Empty
+	// means this machine and these upstreams.
+	Instance string
+
+	// TLS configures wss; nil verifies the server against the system's
+	// certificates.
+	TLS *tls.Config
+
+	// DialContext is the way out to the server; nil is the network's.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// Session are the options of sessions.
+	Session session.Options
+
+	// OnState is told of each change, one at a time; it must not block.
+	OnState func(State)
+
+	// Logger receives the agent's events. If nil, nothing is logged.
+	Logger *slog.Logger
+}
+
+// A Phase is where an agent stands with its server.
+type Phase string
+
+const (
+	Connecting   Phase = "connecting"
+	Connected    Phase = "connected"
+	Reconnecting Phase = "reconnecting" // it was connected before
+	Refused      Phase = "refused"      // the server, or a bind, said no; it is tried again
+)
+
+// A State is a phase with what goes with it.
+type State struct {
+	Phase Phase
+	Bound []dialect.Bound // Connected: of Options.Tunnels, in their order
+	Err   error           // Reconnecting, Refused: why
+	Wait  time.Duration   // until the next attempt; 0 if it is being made
+}
+
+const (
+	reconnectMin = 250 * time.Millisecond
+	reconnectMax = 15 * time.Second
+	bindTimeout  = 15 * time.Second
+	drainTimeout = 10 * time.Minute // for streams on a session that the server drains
+	closeTimeout = 5 * time.Second  // for streams when Run ends
+)
+
+// An agent is a running Run.
+type agent struct {
+	opts   Options
+	log    *slog.Logger
+	dialer *native.Dialer
+	byName map[string]*Upstream // by service
+
+	streams sync.WaitGroup // relays, and sessions that drain
+	mu      sync.Mutex     // held while OnState runs
+}
+
+// Run keeps the tunnels up until ctx ends, and then returns nil after open
+// streams had a few seconds to finish. It returns an error if the options are
+// wrong, a tunnel is refused for a reason that will not pass, or
+// ErrSuperseded.
+func Run(ctx context.Context, opts Options) error {
+	a, err := newAgent(opts)
+	if err != nil {
+		return err
+	}
+	defer a.streams.Wait()
+	b := backoff.Backoff{Min: reconnectMin, Max: reconnectMax}
+	a.state(State{Phase: Connecting})
+	for {
+		was, err := a.connect(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil: // the server drains: another may be there already
+			b.Reset()
+			continue
+		case final(err):
+			return err
+		}
+		if was {
+			b.Reset()
+		}
+		wait := b.Next()
+		if se := (*carrier.StatusError)(nil); errors.As(err, &se) {
+			wait = max(wait, min(se.RetryAfter, reconnectMax))
+		}
+		phase := Reconnecting
+		if refusal(err) {
+			phase = Refused
+		}
+		a.log.Warn("not connected", "err", err, "dur", wait)
+		a.state(State{Phase: phase, Err: err, Wait: wait})
+		if !sleep(ctx, wait) {
+			return nil
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// refusal reports whether the server was reached and said no.
+func refusal(err error) bool {
+	var se *carrier.StatusError
+	var be *dialect.BindError
+	var re *session.RejectedError
+	_, credential := native.Ended(err)
+	return errors.As(err, &se) || errors.As(err, &be) || errors.As(err, &re) || credential
+}
+
+// final reports whether trying again is of no use: it would need other options.
+func final(err error) bool {
+	var be *dialect.BindError
+	if errors.As(err, &be) {
+		switch be.Code {
+		case dialect.BindInvalid, dialect.BindForbidden:
+			return true
+		}
+	}
+	return errors.Is(err, ErrSuperseded)
+}
+
+func newAgent(opts Options) (*agent, error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if len(opts.Tunnels) == 0 {
+		return nil, errors.New("agent: no tunnels")
+	}
+	a := &agent{opts: opts, log: opts.Logger, byName: make(map[string]*Upstream)}
+	key := sha256.New()
+	host, _ := os.Hostname()
+	fmt.Fprintf(key, "%q", host)
+	for i, t := range opts.Tunnels {
+		if _, err := tunnel.ParseID(string(t.ID)); err != nil {
+			return nil, fmt.Errorf("agent: tunnel %d: %w", i+1, err)
+		}
+		if t.Upstream == nil {
+			return nil, fmt.Errorf("agent: tunnel %q has no upstream", t.ID)
+		}
+		a.byName[service(i)] = t.Upstream
+		fmt.Fprintf(key, "%q%q%d%q", t.ID, t.Kind, t.Port, t.Upstream)
+	}
+	if opts.Instance == "" {
+		opts.Instance = hex.EncodeToString(key.Sum(nil)[:12])
+	}
+	a.dialer = &native.Dialer{
+		Server:      opts.Server,
+		Token:       opts.Token,
+		ID:          opts.Tunnels[0].ID,
+		Instance:    opts.Instance,
+		TLS:         opts.TLS,
+		DialContext: opts.DialContext,
+	}
+	return a, a.dialer.Check()
+}
+
+// service is the name by which the server asks for the upstream of a tunnel.
+func service(i int) string {
+	if i == 0 {
+		return "" // the default: saves bytes in each OPEN
+	}
+	return fmt.Sprint(i)
+}
+
+func (a *agent) state(s State) {
+	if a.opts.OnState == nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.opts.OnState(s)
+}
+
+// connect runs one session until it ends. was reports whether the tunnels were
+// up. A nil error means that the server drains and the agent is to connect
+// again; the session lives on until its streams have ended.
+func (a *agent) connect(ctx context.Context) (was bool, err error) {
+	var mu sync.Mutex // guards bound
+	var bound []dialect.Bound
+	s, err := native.Dial(ctx, a.dialer, native.SessionOptions{
+		Session: a.opts.Session,
+		Logger:  a.log,
+		OnCarrier: func(lost error, wait time.Duration) {
+			if lost != nil {
+				a.state(State{Phase: Reconnecting, Err: lost, Wait: wait})
+				return
+			}
+			a.log.Info("session resumed")
+			mu.Lock()
+			defer mu.Unlock()
+			if bound != nil {
+				a.state(State{Phase: Connected, Bound: bound})
+			}
+		},
+	})
+	if err != nil {
+		return false, err
+	}
+	drain := make(chan struct{}, 1)
+	s.OnChange(func() {
+		if s.Draining() {
+			select {
+			case drain <- struct{}{}:
+			default:
+			}
+		}
+	})
+	serving, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	a.streams.Go(func() { ended <- s.Serve(serving) })
+	a.streams.Go(func() { a.accept(s) })
+
+	got, err := a.bind(ctx, s)
+	if err != nil {
+		stop()
+		s.Close()
+		return false, err
+	}
+	mu.Lock()
+	bound = got
+	mu.Unlock()
+	a.state(State{Phase: Connected, Bound: got})
+
+	select {
+	case err = <-ended:
+		stop()
+		s.Close()
+		if superseded, _ := native.Ended(err); superseded {
+			err = ErrSuperseded
+		}
+	case <-drain:
+		a.log.Info("server drains")
+		a.streams.Go(func() {
+			defer stop()
+			a.finish(ctx, s, drainTimeout)
+		})
+		return true, nil
+	case <-ctx.Done():
+		stop()
+	}
+	if ctx.Err() != nil {
+		a.finish(context.WithoutCancel(ctx), s, closeTimeout)
+		return true, nil
+	}
+	return true, err
+}
+
+// bind asks for the public addresses of all tunnels.
+func (a *agent) bind(ctx context.Context, s *native.Session) ([]dialect.Bound, error) {
+	ctx, cancel := context.WithTimeout(ctx, bindTimeout)
+	defer cancel()
+	bound := make([]dialect.Bound, len(a.opts.Tunnels))
+	for i, t := range a.opts.Tunnels {
+		b, err := s.Bind(ctx, dialect.Binding{
+			Key:     fmt.Sprint(i),
+			Kind:    t.Kind,
+			ID:      t.ID,
+			Service: service(i),
+			Port:    t.Port,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("bind %q: %w", t.ID, err)
+		}
+		bound[i] = b
+	}
+	return bound, nil
+}
+
+// finish closes s when its streams have ended, or after limit.
+func (a *agent) finish(ctx context.Context, s *native.Session, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for s.Streams() > 0 {
+		select {
+		case <-tick.C:
+			continue
+		case <-ctx.Done():
+		case <-s.Done():
+		}
+		break
+	}
+	s.Close()
+}

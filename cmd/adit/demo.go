@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"html/template"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"adit/agent"
+	"adit/auth"
+	"adit/dialect"
+	"adit/dialect/native"
+	"adit/server"
+)
+
+func demoCommand() *cobra.Command {
+	var log logFlags
+	c := &cobra.Command{
+		Use:   "demo",
+		Short: "Show a tunnel at work, all on this machine",
+		Long: "Start a server, an agent and a small site in one process on loopback, and print\n" +
+			"where to look. Nothing is reachable from outside, and nothing stays behind.",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return runDemo(c.Context(), c.OutOrStdout(), c.ErrOrStderr(), &log)
+		},
+	}
+	log.add(c.Flags())
+	c.Flags().Lookup("log-level").DefValue = "error"
+	log.level = "error"
+	return c
+}
+
+func runDemo(ctx context.Context, out, errOut io.Writer, lf *logFlags) error {
+	log, err := lf.logger(errOut, true)
+	if err != nil {
+		return err
+	}
+	site, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return fmt.Errorf("sample site: %w", err)
+	}
+	sample := &http.Server{Handler: sampleSite(), ReadHeaderTimeout: 10 * time.Second}
+	defer sample.Close()
+	go sample.Serve(site)
+
+	secret := auth.NewSecret()
+	authenticator, err := auth.NewAuthenticator(auth.Options{Secrets: []auth.Secret{secret}})
+	if err != nil {
+		return err
+	}
+	s, err := server.New(server.Options{
+		Listen:   "127.0.0.1:0",
+		PathMode: true,
+		Dialects: []dialect.Dialect{native.New(native.Options{Logger: log})},
+		Auth:     authenticator,
+		Grace:    time.Second,
+		Logger:   log,
+	})
+	if err != nil {
+		return err
+	}
+	upstream, err := agent.ParseUpstream(site.Addr().String())
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	served := make(chan error, 1)
+	go func() {
+		served <- s.Run(ctx)
+		cancel()
+	}()
+	err = agent.Run(ctx, agent.Options{
+		Server:  s.URL(),
+		Token:   func() (string, error) { return secret.Reveal(), nil },
+		Tunnels: []agent.Tunnel{{ID: "demo", Kind: dialect.HTTP, Upstream: upstream}},
+		Logger:  log,
+		OnState: func(st agent.State) {
+			if st.Phase != agent.Connected {
+				return
+			}
+			fmt.Fprintf(out, "The sample site, through the tunnel:\n\n    %s\n\n", st.Bound[0].URLs[0])
+			fmt.Fprintf(out, "  you  -->  server %s  ==>  agent  -->  site %s\n\n", s.Addr(), upstream)
+			fmt.Fprintf(out, "Press Ctrl-C to stop.\n")
+		},
+	})
+	cancel()
+	return errors.Join(err, <-served)
+}
+
+//go:embed demo.html
+var demoHTML string
+
+var demoPage = template.Must(template.New("demo").Parse(demoHTML))
+
+// sampleSite is a page that shows how the request arrived, and a stream of
+// events that keeps it moving.
+func sampleSite() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		demoPage.Execute(w, r)
+	})
+	mux.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			if _, err := fmt.Fprintf(w, "data: %s\n\n", time.Now().Format(time.TimeOnly)); err != nil {
+				return
+			}
+			http.NewResponseController(w).Flush()
+			select {
+			case <-tick.C:
+			case <-r.Context().Done():
+				return
+			}
+		}
+	})
+	return mux
+}

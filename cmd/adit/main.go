@@ -1,0 +1,107 @@
+// Adit is a tunnel: a public server, and agents that dial out to it and expose
+// what they reach. Run adit help.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) int {
+	ctx, stop := untilSignal()
+	defer stop()
+	root := rootCommand()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitDone
+	}
+	fmt.Fprintln(os.Stderr, "adit:", err)
+	if ue := (*usageError)(nil); errors.As(err, &ue) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// rootCommand is the whole command tree.
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "adit",
+		Short: "Expose what can only dial out",
+		Long: "adit gives services behind a firewall a public address. One machine that can be\n" +
+			"reached runs \"adit server\"; the machine with the service runs an agent, such as\n" +
+			"\"adit http 3000\", which dials out to it.",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return c.Help()
+		},
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(serverCommand(), httpCommand(), tcpCommand(), agentCommand(), demoCommand(), versionCommand())
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usagef("%v (see %s --help)", err, c.CommandPath())
+	})
+	for _, c := range append(root.Commands(), root) {
+		if args := c.Args; args != nil {
+			c.Args = func(c *cobra.Command, given []string) error {
+				if err := args(c, given); err != nil {
+					return usagef("%v (see %s --help)", err, c.CommandPath())
+				}
+				return nil
+			}
+		}
+	}
+	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error { return applyEnvironment(root, c, os.Environ()) }
+	return root
+}
+
+// A usageError is a mistake in how the command was called.
+type usageError struct{ text string }
+
+func (e *usageError) Error() string { return e.text }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
+
+// untilSignal returns a context that ends with the first SIGINT or SIGTERM; the
+// second ends the process at once.
+func untilSignal() (context.Context, func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	done := make(chan struct{})
+	go func() {
+		for n := 0; ; n++ {
+			select {
+			case <-signals:
+				if n > 0 {
+					os.Exit(exitFailed)
+				}
+				cancel()
+			case <-done:
+				return
+			}
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+		cancel()
+	}
+}

@@ -1,0 +1,309 @@
+package native
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"adit/carrier"
+	"adit/dialect"
+	"adit/internal/backoff"
+	"adit/session"
+	"adit/tunnel"
+)
+
+// A Dialer dials carriers to one server. Its fields must not be changed while
+// it is in use.
+type Dialer struct {
+	// Server is the server's URL: ws, wss, http or https. Path is added to
+	// its path.
+	Server string
+
+	// Token returns the credential; it is called for each carrier.
+	Token func() (string, error)
+
+	// ID and Instance tell the server who is about to connect; either may be
+	// empty. See tunnel.Instancer.
+	ID       tunnel.ID
+	Instance string
+
+	// TLS configures wss; nil verifies the server against the system's
+	// certificates.
+	TLS *tls.Config
+
+	// DialContext is the way out; nil is the network's.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// connectURL returns where carriers are dialled.
+func connectURL(server string) (string, error) {
+	u, err := url.Parse(server)
+	if err != nil || u.Host == "" {
+		return "", errors.New("server URL is malformed: it looks like wss://tunnel.example.com")
+	}
+	switch u.Scheme {
+	case "ws", "wss", "http", "https":
+	default:
+		return "", fmt.Errorf("server URL has the scheme %q: ws, wss, http and https are allowed", u.Scheme)
+	}
+	u.Path = strings.TrimSuffix(u.Path, "/") + Path
+	return u.String(), nil
+}
+
+// Check reports what is wrong with the dialer's fields.
+func (d *Dialer) Check() error {
+	_, err := connectURL(d.Server)
+	return err
+}
+
+// dial dials one carrier. The error is a *carrier.StatusError if the server
+// turned it away.
+func (d *Dialer) dial(ctx context.Context) (net.Conn, error) {
+	target, err := connectURL(d.Server)
+	if err != nil {
+		return nil, err
+	}
+	header := http.Header{}
+	if d.Token != nil {
+		token, err := d.Token()
+		if err != nil {
+			return nil, fmt.Errorf("credential: %w", err)
+		}
+		header.Set("Authorization", "Bearer "+token)
+	}
+	if d.ID != "" {
+		header.Set(headerID, string(d.ID))
+	}
+	if d.Instance != "" {
+		header.Set(headerInstance, d.Instance)
+	}
+	cd := &carrier.Dialer{
+		URL:         target,
+		Header:      header,
+		TLS:         d.TLS,
+		DialContext: d.DialContext,
+		Subprotocol: Subprotocol,
+	}
+	return cd.Dial(ctx)
+}
+
+const (
+	// dialTimeout bounds one attempt to get a carrier, handshakes included.
+	dialTimeout = 15 * time.Second
+
+	// Between attempts to resume a session the waits grow from the first to
+	// the second.
+	resumeMin = 100 * time.Millisecond
+	resumeMax = 5 * time.Second
+)
+
+// A Session is the agent's side of a session. It is a net.Listener whose conns
+// are tunnel.Incoming. Its methods are safe for concurrent use.
+type Session struct {
+	s      *session.Session
+	dialer *Dialer
+	log    *slog.Logger
+	report func(lost error, wait time.Duration)
+}
+
+var _ net.Listener = (*Session)(nil)
+
+// SessionOptions configures a Session. The zero value is ready to use.
+type SessionOptions struct {
+	// Session are the options of the session itself.
+	Session session.Options
+
+	// OnCarrier, if not nil, is called by Serve when the session has lost its
+	// carrier or could not get another (lost is why, and wait the time until
+	// the next attempt), and with nil when it has one again. It must not
+	// block.
+	OnCarrier func(lost error, wait time.Duration)
+
+	// Logger receives the session's events. If nil, nothing is logged.
+	Logger *slog.Logger
+}
+
+// Dial starts a session. ctx bounds that only; the caller runs Serve, and
+// Close at the end.
+func Dial(ctx context.Context, d *Dialer, opts SessionOptions) (*Session, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	conn, err := d.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.OnCarrier == nil {
+		opts.OnCarrier = func(error, time.Duration) {}
+	}
+	s, err := session.Dial(ctx, conn, &opts.Session)
+	if err != nil {
+		return nil, err
+	}
+	return &Session{s, d, opts.Logger, opts.OnCarrier}, nil
+}
+
+// Serve gives the session a new carrier each time that it loses one, until it
+// has ended; it returns why. When ctx ends Serve returns ctx's error and leaves
+// the session to the caller.
+func (s *Session) Serve(ctx context.Context) error {
+	b := backoff.Backoff{Min: resumeMin, Max: resumeMax}
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-s.s.Done():
+			return s.Err()
+		case <-s.s.Detached():
+		}
+		if s.s.Err() != nil {
+			continue
+		}
+		lost := errors.New("carrier lost")
+		for attempt := 0; s.s.Err() == nil; attempt++ {
+			if attempt > 0 {
+				wait := b.Next()
+				s.report(lost, wait)
+				if !sleep(ctx, s.s.Done(), wait) {
+					break
+				}
+			} else {
+				s.report(lost, 0)
+			}
+			if err := s.resume(ctx); err != nil {
+				lost = err
+				s.log.Warn("session not resumed", "err", err)
+				continue
+			}
+			b.Reset()
+			s.report(nil, 0)
+			break
+		}
+	}
+}
+
+// resume makes one attempt to get a carrier.
+func (s *Session) resume(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	conn, err := s.dialer.dial(ctx)
+	if err != nil {
+		return err
+	}
+	return s.s.Resume(ctx, conn)
+}
+
+// sleep waits for d; it reports false if ctx or done ended before.
+func sleep(ctx context.Context, done <-chan struct{}, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	case <-done:
+		return false
+	}
+}
+
+// Accept returns the next stream that the server opens, a tunnel.Incoming.
+func (s *Session) Accept() (net.Conn, error) {
+	for {
+		st, err := s.s.Accept(context.Background())
+		if err != nil {
+			return nil, translate(err)
+		}
+		info, err := parseInfo(st.Meta())
+		if err != nil {
+			st.Refuse(uint16(tunnel.RefuseInternal), "malformed metadata: "+err.Error())
+			continue
+		}
+		return &stream{st, info}, nil
+	}
+}
+
+// Addr returns this end's address of the present carrier.
+func (s *Session) Addr() net.Addr { return addr(s.dialer.Server) }
+
+type addr string
+
+func (addr) Network() string  { return "adit" }
+func (a addr) String() string { return string(a) }
+
+// Close ends the session and its streams, and returns when nothing of it runs.
+func (s *Session) Close() error { return s.s.Close() }
+
+// Done is closed when the session has ended.
+func (s *Session) Done() <-chan struct{} { return s.s.Done() }
+
+// Err returns why the session ended; see Ended.
+func (s *Session) Err() error { return s.s.Err() }
+
+// Draining reports whether the server wants the agent to go elsewhere.
+func (s *Session) Draining() bool { return s.s.Draining() }
+
+// OnChange registers f to be called when Draining may have changed. f must not
+// block. OnChange may be called once.
+func (s *Session) OnChange(f func()) { s.s.OnChange(f) }
+
+// Streams returns the number of open streams.
+func (s *Session) Streams() int { return s.s.Streams() }
+
+// RoundTrip returns the measured round trip time, and zero while none is known.
+func (s *Session) RoundTrip() time.Duration { return s.s.RoundTrip() }
+
+// Ended says what the end of a session means to the agent: superseded, that a
+// newer session of the same agent has its names; credential, that it needs
+// another credential.
+func Ended(err error) (superseded, credential bool) {
+	var e *session.ClosedError
+	if errors.As(err, &e) && e.Remote {
+		return e.Code == session.CloseSuperseded, e.Code == session.CloseCredential
+	}
+	return false, false
+}
+
+// Bind asks for a public address. The error is a *dialect.BindError if the
+// server refuses.
+func (s *Session) Bind(ctx context.Context, b dialect.Binding) (dialect.Bound, error) {
+	answer, err := s.call(ctx, callBind, appendBinding(nil, b))
+	if err != nil {
+		return dialect.Bound{}, err
+	}
+	return parseBound(answer)
+}
+
+// Unbind gives back what Bind got under that key.
+func (s *Session) Unbind(ctx context.Context, key string) error {
+	_, err := s.call(ctx, callUnbind, session.AppendStringField(nil, bindKey, key))
+	return err
+}
+
+// Refresh replaces the credential that the session lives on.
+func (s *Session) Refresh(ctx context.Context, token string) error {
+	_, err := s.call(ctx, callRefresh, session.AppendStringField(nil, refreshCredential, token))
+	return err
+}
+
+func (s *Session) call(ctx context.Context, method uint16, body []byte) ([]byte, error) {
+	status, answer, err := s.s.Call(ctx, method, body)
+	switch {
+	case err != nil:
+		return nil, translate(err)
+	case status == statusOK:
+		return answer, nil
+	case status == statusRefused:
+		return nil, parseRefusal(answer)
+	}
+	return nil, fmt.Errorf("the server does not know call %d (status %d)", method, status)
+}

@@ -1,0 +1,296 @@
+// Package native is adit's own dialect: session over a carrier. Its wire is
+// docs/protocol/native.md.
+//
+// On the server:
+//
+//	d := native.New(native.Options{})
+//	if d.Match(r) {
+//		t, err := d.Accept(w, r, admit)
+//		...
+//	}
+//
+// At the agent, Dial starts a session, whose Serve keeps it on a carrier:
+//
+//	s, err := native.Dial(ctx, dialer, opts)
+//	...
+//	bound, err := s.Bind(ctx, dialect.Binding{...})
+//	go s.Serve(ctx)
+//	conn, err := s.Accept()
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"adit/auth"
+	"adit/carrier"
+	"adit/dialect"
+	"adit/session"
+	"adit/tunnel"
+)
+
+// Path is where agents connect.
+const Path = "/_adit/connect"
+
+// Subprotocol is what they ask for in the WebSocket handshake.
+const Subprotocol = "adit.1"
+
+// Header fields of the handshake. An agent says which ID it is about to bind
+// first, for logs, and which of the agents under one ID it is.
+const (
+	headerID       = "Adit-Id"
+	headerInstance = "Adit-Instance"
+	headerError    = "Adit-Error"
+)
+
+const maxInstance = 128 // bytes
+
+// Options configures a Dialect. The zero value is ready to use.
+type Options struct {
+	// Session are the options of all sessions. Handle and MaxStreams are set
+	// by the dialect.
+	Session session.Options
+
+	// Logger receives the dialect's events. If nil, nothing is logged.
+	Logger *slog.Logger
+}
+
+// A Dialect is the server's side. Its methods are safe for concurrent use.
+type Dialect struct {
+	acceptor *session.Acceptor
+	log      *slog.Logger
+}
+
+var _ dialect.Dialect = (*Dialect)(nil)
+
+// New returns the server's side of the dialect.
+func New(opts Options) *Dialect {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	so := opts.Session
+	so.MaxStreams = -1 // agents open none
+	so.Handle = handleCall
+	if so.Logger == nil {
+		so.Logger = opts.Logger
+	}
+	return &Dialect{acceptor: session.NewAcceptor(&so), log: opts.Logger}
+}
+
+// Name returns "native".
+func (d *Dialect) Name() string { return "native" }
+
+// Match reports whether r is for Path.
+func (d *Dialect) Match(r *http.Request) bool { return r.URL.Path == Path }
+
+// Accept runs the handshake; see dialect.Dialect. A request that admit refuses
+// is answered before the upgrade.
+func (d *Dialect) Accept(w http.ResponseWriter, r *http.Request, admit dialect.AdmitFunc) (tunnel.Tunnel, error) {
+	remote, _ := netip.ParseAddrPort(r.RemoteAddr)
+	claim := auth.Claim{ID: r.Header.Get(headerID), Remote: remote}
+	if scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
+		claim.Token = strings.TrimSpace(token)
+	}
+	id, err := admit(r.Context(), claim)
+	if err != nil {
+		refuse(w, err)
+		return nil, err
+	}
+	instance := r.Header.Get(headerInstance)
+	if len(instance) > maxInstance || len(claim.ID) > tunnel.MaxIDLen {
+		err := &auth.Error{Code: auth.BadRequest, Reason: fmt.Sprintf("%s takes at most %d bytes, %s at most %d", headerInstance, maxInstance, headerID, tunnel.MaxIDLen)}
+		refuse(w, err)
+		return nil, err
+	}
+	conn, err := carrier.Accept(w, r, carrier.AcceptOptions{Subprotocol: Subprotocol})
+	if err != nil {
+		return nil, fmt.Errorf("accept carrier: %w", err) // answered by carrier
+	}
+
+	// The request's context ends with the handler, but the session does not.
+	ctx := context.WithoutCancel(r.Context())
+	t := &serverTunnel{id: tunnel.ID(claim.ID), subject: id.Subject, instance: instance, ready: make(chan struct{})}
+	s, resumed, err := d.acceptor.Accept(ctx, conn, t, func(s *session.Session) bool {
+		return s.Value().(*serverTunnel).subject == id.Subject
+	})
+	if err != nil {
+		return nil, err
+	}
+	if resumed {
+		d.log.Info("session resumed", "tunnel", claim.ID, "remote", remote)
+		return nil, dialect.ErrResumed
+	}
+	t.s = s
+	return t, nil
+}
+
+// refuse answers a request whose claim was not admitted.
+func refuse(w http.ResponseWriter, err error) {
+	status, code, reason := http.StatusServiceUnavailable, "internal", "the server cannot decide now"
+	if ae := (*auth.Error)(nil); errors.As(err, &ae) {
+		code, reason = string(ae.Code), ae.Reason
+		switch ae.Code {
+		case auth.Forbidden:
+			status = http.StatusForbidden
+		case auth.BadRequest:
+			status = http.StatusBadRequest
+		case auth.Busy:
+			w.Header().Set("Retry-After", "1")
+		default:
+			status = http.StatusUnauthorized
+			w.Header().Set("WWW-Authenticate", "Bearer")
+		}
+	}
+	w.Header().Set(headerError, code)
+	w.Header().Set("Connection", "close")
+	http.Error(w, reason, status)
+}
+
+// A serverTunnel is a session as the server sees it.
+type serverTunnel struct {
+	s        *session.Session
+	id       tunnel.ID
+	subject  string
+	instance string
+
+	once  sync.Once
+	ready chan struct{} // closed when binds is set
+	binds dialect.BindHandler
+
+	binding sync.Mutex // held during a call of binds
+}
+
+var (
+	_ tunnel.Tunnel       = (*serverTunnel)(nil)
+	_ tunnel.EarlyOpener  = (*serverTunnel)(nil)
+	_ tunnel.Availability = (*serverTunnel)(nil)
+	_ tunnel.Ender        = (*serverTunnel)(nil)
+	_ tunnel.Instancer    = (*serverTunnel)(nil)
+	_ tunnel.Drainer      = (*serverTunnel)(nil)
+	_ dialect.Binder      = (*serverTunnel)(nil)
+)
+
+func (t *serverTunnel) ID() tunnel.ID            { return t.id }
+func (t *serverTunnel) Instance() string         { return t.instance }
+func (t *serverTunnel) Done() <-chan struct{}    { return t.s.Done() }
+func (t *serverTunnel) Available() bool          { return t.s.Available() }
+func (t *serverTunnel) OnAvailability(f func())  { t.s.OnChange(f) }
+func (t *serverTunnel) Close() error             { return t.s.Close() }
+func (t *serverTunnel) Err() error               { return t.s.Err() }
+func (t *serverTunnel) RoundTrip() time.Duration { return t.s.RoundTrip() }
+func (t *serverTunnel) Drain(reason string)      { t.s.Drain(reason) }
+func (t *serverTunnel) Streams() int             { return t.s.Streams() }
+
+// End closes the session with a reason that the agent is told.
+func (t *serverTunnel) End(why tunnel.EndCode, reason string) error {
+	code := uint16(session.CloseDone)
+	switch why {
+	case tunnel.EndCredential:
+		code = session.CloseCredential
+	case tunnel.EndSuperseded:
+		code = session.CloseSuperseded
+	case tunnel.EndShutdown:
+		code = session.CloseShutdown
+	}
+	return t.s.CloseWith(code, reason)
+}
+
+func (t *serverTunnel) OpenEarly(info tunnel.StreamInfo) (net.Conn, error) {
+	var meta [512]byte
+	st, err := t.s.Open(appendInfo(meta[:0], info))
+	if err != nil {
+		return nil, translate(err)
+	}
+	return &stream{Stream: st}, nil
+}
+
+func (t *serverTunnel) OpenStream(ctx context.Context, info tunnel.StreamInfo) (net.Conn, error) {
+	c, err := t.OpenEarly(info)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.(*stream).WaitAccepted(ctx); err != nil {
+		c.(*stream).Reset(tunnel.ResetCancelled, "")
+		return nil, translate(err)
+	}
+	return c, nil
+}
+
+func (t *serverTunnel) ServeBinds(h dialect.BindHandler) {
+	t.once.Do(func() {
+		t.binds = h
+		close(t.ready)
+	})
+}
+
+// handleCall answers an agent's call.
+func handleCall(ctx context.Context, s *session.Session, method uint16, body []byte) (uint16, []byte) {
+	t := s.Value().(*serverTunnel)
+	select {
+	case <-t.ready:
+	case <-ctx.Done():
+		return statusRefused, refusal(&dialect.BindError{Code: dialect.BindInternal, Reason: "the session ended"})
+	}
+	t.binding.Lock()
+	defer t.binding.Unlock()
+
+	var answer []byte
+	var err error
+	switch method {
+	case callBind:
+		var b dialect.Binding
+		if b, err = parseBinding(body); err == nil {
+			var bound dialect.Bound
+			bound, err = t.binds.Bind(ctx, b)
+			answer = appendBound(nil, bound)
+		} else {
+			err = &dialect.BindError{Code: dialect.BindInvalid, Reason: err.Error()}
+		}
+	case callUnbind:
+		err = withField(body, bindKey, func(key string) error { return t.binds.Unbind(ctx, key) })
+	case callRefresh:
+		err = withField(body, refreshCredential, func(token string) error {
+			return t.binds.Refresh(ctx, auth.Claim{Token: token, ID: string(t.id)})
+		})
+	default:
+		return statusUnknown, nil
+	}
+	if err != nil {
+		return statusRefused, refusal(err)
+	}
+	return statusOK, answer
+}
+
+// withField calls f with the text of the field with that tag.
+func withField(body []byte, tag uint64, f func(string) error) error {
+	var value string
+	err := session.ParseFields(body, func(got uint64, v []byte) error {
+		if got == tag {
+			value = string(v)
+		}
+		return nil
+	})
+	if err != nil {
+		return &dialect.BindError{Code: dialect.BindInvalid, Reason: err.Error()}
+	}
+	return f(value)
+}
+
+func refusal(err error) []byte {
+	code, reason := string(dialect.BindInternal), "the server failed"
+	be, ae := (*dialect.BindError)(nil), (*auth.Error)(nil)
+	if errors.As(err, &be) {
+		code, reason = string(be.Code), be.Reason
+	} else if errors.As(err, &ae) {
+		code, reason = string(ae.Code), ae.Reason
+	}
+	return session.AppendStringField(session.AppendStringField(nil, refusedCode, code), refusedReason, reason)
+}

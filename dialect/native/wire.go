@@ -1,0 +1,172 @@
+package native
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+
+	"adit/dialect"
+	"adit/session"
+	"adit/tunnel"
+)
+
+// The layouts in this file are those of docs/protocol/native.md, "The agent and
+// the server".
+
+// Tags of a stream's metadata.
+const (
+	metaService  = 1
+	metaProtocol = 2
+	metaVisitor  = 3
+	metaLocal    = 4
+	metaHost     = 5
+)
+
+func appendInfo(b []byte, info tunnel.StreamInfo) []byte {
+	b = session.AppendStringField(b, metaService, info.Service)
+	b = session.AppendStringField(b, metaProtocol, info.Protocol)
+	b = appendAddr(b, metaVisitor, info.Visitor)
+	b = appendAddr(b, metaLocal, info.Local)
+	return session.AppendStringField(b, metaHost, info.Host)
+}
+
+func appendAddr(b []byte, tag uint64, a netip.AddrPort) []byte {
+	if !a.IsValid() {
+		return b
+	}
+	var v [18]byte
+	ip := a.Addr().Unmap()
+	n := copy(v[:], ip.AsSlice())
+	binary.BigEndian.PutUint16(v[n:], a.Port())
+	return session.AppendField(b, tag, v[:n+2])
+}
+
+func parseInfo(b []byte) (info tunnel.StreamInfo, err error) {
+	err = session.ParseFields(b, func(tag uint64, v []byte) (err error) {
+		switch tag {
+		case metaService:
+			info.Service = string(v)
+		case metaProtocol:
+			info.Protocol = string(v)
+		case metaVisitor:
+			info.Visitor, err = parseAddr(v)
+		case metaLocal:
+			info.Local, err = parseAddr(v)
+		case metaHost:
+			info.Host = string(v)
+		}
+		return err
+	})
+	return info, err
+}
+
+func parseAddr(v []byte) (netip.AddrPort, error) {
+	if len(v) != 6 && len(v) != 18 {
+		return netip.AddrPort{}, fmt.Errorf("address with %d bytes: it takes 6 or 18", len(v))
+	}
+	ip, _ := netip.AddrFromSlice(v[:len(v)-2])
+	return netip.AddrPortFrom(ip, binary.BigEndian.Uint16(v[len(v)-2:])), nil
+}
+
+// Methods of calls, statuses of their results, and the tags of both.
+const (
+	callBind    = 1
+	callUnbind  = 2
+	callRefresh = 3
+
+	statusOK      = 0
+	statusRefused = 1
+	statusUnknown = 2
+
+	bindKey     = 1
+	bindKind    = 2
+	bindID      = 3
+	bindService = 4
+	bindPort    = 5
+
+	boundURL  = 1
+	boundPort = 2
+	boundAddr = 3
+
+	refusedCode   = 1
+	refusedReason = 2
+
+	refreshCredential = 1
+)
+
+func appendBinding(b []byte, bd dialect.Binding) []byte {
+	b = session.AppendStringField(b, bindKey, bd.Key)
+	b = session.AppendStringField(b, bindKind, string(bd.Kind))
+	b = session.AppendStringField(b, bindID, string(bd.ID))
+	b = session.AppendStringField(b, bindService, bd.Service)
+	if bd.Port != 0 {
+		b = session.AppendUintField(b, bindPort, uint64(bd.Port))
+	}
+	return b
+}
+
+func parseBinding(b []byte) (bd dialect.Binding, err error) {
+	err = session.ParseFields(b, func(tag uint64, v []byte) (err error) {
+		switch tag {
+		case bindKey:
+			bd.Key = string(v)
+		case bindKind:
+			bd.Kind = dialect.Kind(v)
+		case bindID:
+			bd.ID = tunnel.ID(v)
+		case bindService:
+			bd.Service = string(v)
+		case bindPort:
+			bd.Port, err = parsePort(v)
+		}
+		return err
+	})
+	return bd, err
+}
+
+func parsePort(v []byte) (uint16, error) {
+	p, err := session.UintField(v)
+	if err == nil && p > 65535 {
+		err = fmt.Errorf("port %d: it takes 0 to 65535", p)
+	}
+	return uint16(p), err
+}
+
+func appendBound(b []byte, bd dialect.Bound) []byte {
+	for _, u := range bd.URLs {
+		b = session.AppendStringField(b, boundURL, u)
+	}
+	if bd.Port != 0 {
+		b = session.AppendUintField(b, boundPort, uint64(bd.Port))
+	}
+	return appendAddr(b, boundAddr, bd.Addr)
+}
+
+func parseBound(b []byte) (bd dialect.Bound, err error) {
+	err = session.ParseFields(b, func(tag uint64, v []byte) (err error) {
+		switch tag {
+		case boundURL:
+			bd.URLs = append(bd.URLs, string(v))
+		case boundPort:
+			bd.Port, err = parsePort(v)
+		case boundAddr:
+			bd.Addr, err = parseAddr(v)
+		}
+		return err
+	})
+	return bd, err
+}
+
+func parseRefusal(b []byte) error {
+	e := &dialect.BindError{Code: dialect.BindInternal}
+	session.ParseFields(b, func(tag uint64, v []byte) error {
+		switch tag {
+		case refusedCode:
+			e.Code = dialect.BindCode(v)
+		case refusedReason:
+			e.Reason = string(v)
+		}
+		return nil
+	})
+	return e
+}
