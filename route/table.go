@@ -178,10 +178,20 @@ func (t *Table) Add(b Entry) (remove func(), err error) {
 		t.opts.Logger.Info("tunnel replaced by a newer one of the same agent", "tunnel", string(b.ID))
 		go func() {
 			defer t.running.Done()
-			old.Close()
+			supersede(old)
 		}()
 	}
 	return func() { t.remove(e) }, nil
+}
+
+// supersede closes a tunnel that was replaced. Its agent should not come back
+// for that: it is there already.
+func supersede(old tunnel.Tunnel) {
+	if e, ok := old.(tunnel.Ender); ok {
+		e.End(tunnel.EndSuperseded, "the same agent has a newer session")
+		return
+	}
+	old.Close()
 }
 
 // check looks at what can be told without the table's contents.

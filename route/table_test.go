@@ -29,6 +29,7 @@ type fakeTunnel struct {
 	mu      sync.Mutex
 	away    bool
 	changed func()
+	end     tunnel.EndCode
 }
 
 func newTunnel(name string) *fakeTunnel {
@@ -39,6 +40,13 @@ func (f *fakeTunnel) String() string        { return f.name }
 func (f *fakeTunnel) ID() tunnel.ID         { return tunnel.ID(f.name) }
 func (f *fakeTunnel) Done() <-chan struct{} { return f.done }
 func (f *fakeTunnel) Close() error          { f.once.Do(func() { close(f.done) }); return nil }
+
+func (f *fakeTunnel) End(code tunnel.EndCode, _ string) error {
+	f.mu.Lock()
+	f.end = code
+	f.mu.Unlock()
+	return f.Close()
+}
 
 func (f *fakeTunnel) OpenStream(context.Context, tunnel.StreamInfo) (net.Conn, error) {
 	return nil, errors.ErrUnsupported
@@ -68,7 +76,10 @@ func (f *fakeTunnel) setAway(away bool) {
 	}
 }
 
-var _ tunnel.Availability = (*fakeTunnel)(nil)
+var (
+	_ tunnel.Availability = (*fakeTunnel)(nil)
+	_ tunnel.Ender        = (*fakeTunnel)(nil)
+)
 
 func newTable(t testing.TB, opts route.Options) *route.Table {
 	if opts.Domain == "" {
@@ -247,6 +258,9 @@ func TestTakeover(t *testing.T) {
 			}
 		}
 		<-old.Done() // it gets closed
+		if old.end != tunnel.EndSuperseded {
+			t.Errorf("the replaced tunnel was ended with code %d, want %d", old.end, tunnel.EndSuperseded)
+		}
 		select {
 		case <-other.Done():
 			t.Error("the tunnel of another instance was closed")
