@@ -32,10 +32,7 @@ var sizes = []int{1, 2, 125, 126, 127, 4081, 4082, 65535, 65536, 270000, 1 << 20
 
 func content(n int) []byte {
 	p := make([]byte, n)
-	r := rand.New(rand.NewPCG(uint64(n), 1))
-	for i := range p {
-		p[i] = byte(r.Uint32())
-	}
+	rand.NewChaCha8([32]byte{byte(n), byte(n >> 8)}).Read(p)
 	return p
 }
 
