@@ -1,0 +1,274 @@
+package carrier
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"adit/internal/wsconn"
+)
+
+// DefaultTimeout bounds a Dial if Dialer says nothing else.
+const DefaultTimeout = 30 * time.Second
+
+// A Dialer opens carriers to a server. Its fields must not be changed while it
+// is used; its methods are safe for concurrent use.
+type Dialer struct {
+	// URL is where the server takes WebSockets: ws or wss, for which http and
+	// https stand too, a host in ASCII, and an optional port, path and query.
+	// It must not contain a user or password; put credentials into Header.
+	URL string
+
+	// Header is sent along, with Authorization for instance. The headers that
+	// make up the upgrade, and Host, cannot be set. No value of it appears in
+	// an error.
+	Header http.Header
+
+	// TLS configures TLS for wss. It may be nil. NextProtos is always
+	// http/1.1 alone, since the upgrade needs it, and MinVersion at least TLS
+	// 1.2.
+	TLS *tls.Config
+
+	// DialContext opens the conn to addr, a host and port, over network
+	// "tcp". If nil, a net.Dialer does. The conn should be a socket itself or
+	// have a method NetConn that leads to it.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// Subprotocol is offered to the server, which then must choose it. Empty
+	// offers none.
+	Subprotocol string
+
+	// Timeout bounds the whole of Dial, besides ctx; 0 means DefaultTimeout.
+	Timeout time.Duration
+
+	// MaxFrame is as in wsconn.Options.
+	MaxFrame int64
+}
+
+// A Phase is a part of Dial that can fail on its own.
+type Phase string
+
+const (
+	PhaseDial    Phase = "dial tcp"
+	PhaseTLS     Phase = "tls handshake"
+	PhaseUpgrade Phase = "upgrade"
+)
+
+// A DialError tells how far Dial got.
+type DialError struct {
+	Phase  Phase
+	Target string // the address dialled, or the name that the server's certificate must have
+	Err    error  // ctx's error if that ended the phase; a *StatusError if the server refused
+}
+
+func (e *DialError) Error() string {
+	link := " "
+	switch e.Phase {
+	case PhaseTLS:
+		link = " with "
+	case PhaseUpgrade:
+		link = " at "
+	}
+	return "carrier: " + string(e.Phase) + link + e.Target + ": " + e.Err.Error()
+}
+
+// Unwrap returns e.Err.
+func (e *DialError) Unwrap() error { return e.Err }
+
+// Dial opens a conn to the server and makes it a WebSocket. ctx bounds all of
+// it, and does not touch the conn that is returned; the caller closes that.
+//
+// An error in the Dialer's own fields names the field. Any other is a
+// *DialError.
+func (d *Dialer) Dial(ctx context.Context) (*wsconn.Conn, error) {
+	t, err := d.target()
+	if err != nil {
+		return nil, err
+	}
+	if err := d.checkHeader(); err != nil {
+		return nil, err
+	}
+	timeout := d.Timeout
+	if timeout == 0 {
+		timeout = DefaultTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	failed := func(phase Phase, target string, err error) error {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return &DialError{Phase: phase, Target: target, Err: err}
+	}
+
+	dial := d.DialContext
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	conn, err := dial(ctx, "tcp", t.addr)
+	if err != nil {
+		return nil, failed(PhaseDial, t.addr, err)
+	}
+	dialled := conn
+	stop := context.AfterFunc(ctx, func() { dialled.Close() })
+	defer stop()
+
+	if t.secure {
+		config := d.tlsConfig(t.name)
+		secured := tls.Client(conn, config)
+		if err := secured.HandshakeContext(ctx); err != nil {
+			conn.Close()
+			return nil, failed(PhaseTLS, config.ServerName, err)
+		}
+		conn = secured
+	}
+	buffered, err := d.upgrade(conn, t)
+	if err == nil && !stop() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		dialled.Close() // not conn: TLS would wait to say goodbye
+		return nil, failed(PhaseUpgrade, t.addr, err)
+	}
+	Tune(conn)
+	return wsconn.New(conn, wsconn.Client, wsconn.Options{Buffered: buffered, MaxFrame: d.MaxFrame}), nil
+}
+
+// tlsConfig returns the configuration for a handshake with name.
+func (d *Dialer) tlsConfig(name string) *tls.Config {
+	config := &tls.Config{}
+	if d.TLS != nil {
+		config = d.TLS.Clone()
+	}
+	config.NextProtos = []string{"http/1.1"}
+	config.MinVersion = max(config.MinVersion, tls.VersionTLS12)
+	if config.ServerName == "" {
+		config.ServerName = name
+	}
+	return config
+}
+
+// ownHeaders are the headers that a Dialer's user cannot set.
+var ownHeaders = []string{
+	"Host", "Connection", "Upgrade", "Content-Length", "Transfer-Encoding", "Trailer", "Te",
+	hdrKey, hdrVersion, hdrProtocol, hdrExtend, hdrAccept,
+}
+
+// checkHeader judges Header and Subprotocol. It tells names and no values.
+func (d *Dialer) checkHeader() error {
+	for name, values := range d.Header {
+		if !validToken(name) {
+			return fmt.Errorf("carrier: header %q: not a header name", name)
+		}
+		if slices.Contains(ownHeaders, http.CanonicalHeaderKey(name)) {
+			return fmt.Errorf("carrier: header %q: set by the carrier itself", name)
+		}
+		if !slices.ContainsFunc(values, func(v string) bool { return !validValue(v) }) {
+			continue
+		}
+		return fmt.Errorf("carrier: header %q: its value has a control character", name)
+	}
+	if d.Subprotocol != "" && !validToken(d.Subprotocol) {
+		return fmt.Errorf("carrier: subprotocol %q: must be a token of letters, digits, dots and dashes", d.Subprotocol)
+	}
+	return nil
+}
+
+// upgrade asks the server at the other end of conn for a WebSocket. It returns
+// what conn already yielded after the server's consent.
+func (d *Dialer) upgrade(conn net.Conn, t *target) (buffered []byte, err error) {
+	var nonce [16]byte
+	rand.Read(nonce[:])
+	key := base64.StdEncoding.EncodeToString(nonce[:])
+	if _, err := conn.Write(d.request(t, key)); err != nil {
+		return nil, fmt.Errorf("send request: %w", err)
+	}
+	a := newAnswer(conn, d.secrets(t))
+	if err := a.read(); err != nil {
+		return nil, err
+	}
+	if a.resp.StatusCode != http.StatusSwitchingProtocols {
+		return nil, a.statusError()
+	}
+	h := a.resp.Header
+	switch {
+	case !hasToken(h, "Upgrade", "websocket"):
+		return nil, errors.New(`answer lacks "Upgrade: websocket"`)
+	case !hasToken(h, "Connection", "upgrade"):
+		return nil, errors.New(`answer lacks "Connection: Upgrade"`)
+	case len(h[hdrAccept]) != 1 || h[hdrAccept][0] != acceptFor(key):
+		return nil, errors.New("answer has the wrong Sec-WebSocket-Accept; something between may have replayed it")
+	case len(h[hdrExtend]) > 0:
+		return nil, errors.New("answer has WebSocket extensions, and none was offered")
+	}
+	switch got := h[hdrProtocol]; {
+	case len(got) == 0 && d.Subprotocol == "":
+	case len(got) == 0:
+		return nil, fmt.Errorf("server did not choose the subprotocol %q", d.Subprotocol)
+	case len(got) > 1 || got[0] != d.Subprotocol:
+		return nil, fmt.Errorf("server chose the subprotocol %q, want %q", a.clean(strings.Join(got, ", "), 60), d.Subprotocol)
+	}
+	return a.rest(), nil
+}
+
+// request returns the upgrade's request (RFC 6455, section 4.1).
+func (d *Dialer) request(t *target, key string) []byte {
+	var b strings.Builder
+	fmt.Fprintf(&b, "GET %s HTTP/1.1\r\nHost: %s\r\n", t.uri, t.host)
+	b.WriteString("Upgrade: websocket\r\nConnection: Upgrade\r\n")
+	fmt.Fprintf(&b, "Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: %s\r\n", key, version)
+	if d.Subprotocol != "" {
+		fmt.Fprintf(&b, "Sec-WebSocket-Protocol: %s\r\n", d.Subprotocol)
+	}
+	if d.Header.Get("User-Agent") == "" {
+		b.WriteString("User-Agent: adit\r\n") // some firewalls turn away requests without
+	}
+	d.Header.Write(&b)
+	b.WriteString("\r\n")
+	return []byte(b.String())
+}
+
+// secrets returns what must not appear in an error though the server may send
+// it back, longest first, so that no part of one remains.
+func (d *Dialer) secrets(t *target) []string {
+	var all []string
+	add := func(s string, least int) {
+		if len(s) >= least { // shorter ones would blot out ordinary words
+			all = append(all, s)
+		}
+	}
+	for _, values := range d.Header {
+		for _, v := range values {
+			add(v, 6)
+			for part := range strings.FieldsFuncSeq(v, func(r rune) bool { return strings.ContainsRune(" ;,=\"", r) }) {
+				add(part, 6)
+			}
+		}
+	}
+	path, query, _ := strings.Cut(t.uri, "?")
+	for segment := range strings.SplitSeq(path, "/") {
+		add(segment, 16)
+	}
+	for field := range strings.SplitSeq(query, "&") {
+		name, v, ok := strings.Cut(field, "=")
+		if !ok {
+			v = name
+		}
+		add(v, 6)
+	}
+	for _, values := range t.query {
+		for _, v := range values {
+			add(v, 6)
+		}
+	}
+	slices.SortFunc(all, func(a, b string) int { return len(b) - len(a) })
+	return all
+}

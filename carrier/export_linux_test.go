@@ -1,0 +1,3 @@
+package carrier
+
+var Available = available
