@@ -20,8 +20,7 @@ const (
 
 // Read reads payload into p. It does not keep message boundaries: it returns
 // what is there, from one message or several, and blocks only if that is
-// nothing. It may use all of p as scratch space. A p that is larger than the
-// messages by 14 bytes or more is read into most cheaply.
+// nothing. It may use all of p as scratch space.
 //
 // The error is io.EOF if the other end closed normally or between two
 // messages, io.ErrUnexpectedEOF if it closed within one, a *CloseError, a
