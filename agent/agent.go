@@ -21,11 +21,9 @@ import (
 	"sync"
 	"time"
 
-	"adit/carrier"
 	"adit/dialect"
 	"adit/dialect/native"
 	"adit/internal/backoff"
-	"adit/session"
 	"adit/tunnel"
 )
 
@@ -64,8 +62,8 @@ type Options struct {
 	// DialContext is the way out to the server; nil is the network's.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	// Session are the options of sessions.
-	Session session.Options
+	// Session are the options of sessions; the agent sets OnCarrier itself.
+	Session native.SessionOptions
 
 	// OnState is told of each change, one at a time; it must not block.
 	OnState func(State)
@@ -138,12 +136,9 @@ func Run(ctx context.Context, opts Options) error {
 			b.Reset()
 		}
 		wait := b.Next()
-		if se := (*carrier.StatusError)(nil); errors.As(err, &se) {
-			wait = max(wait, min(se.RetryAfter, reconnectMax))
-		}
 		phase := Reconnecting
-		if refusal(err) {
-			phase = Refused
+		if refused, after := native.Refused(err); refused {
+			phase, wait = Refused, max(wait, min(after, reconnectMax))
 		}
 		a.log.Warn("not connected", "err", err, "dur", wait)
 		a.state(State{Phase: phase, Err: err, Wait: wait})
@@ -162,15 +157,6 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
-}
-
-// refusal reports whether the server was reached and said no.
-func refusal(err error) bool {
-	var se *carrier.StatusError
-	var be *dialect.BindError
-	var re *session.RejectedError
-	_, credential := native.Ended(err)
-	return errors.As(err, &se) || errors.As(err, &be) || errors.As(err, &re) || credential
 }
 
 // final reports whether trying again is of no use: it would need other options.
@@ -243,22 +229,21 @@ func (a *agent) state(s State) {
 func (a *agent) connect(ctx context.Context) (was bool, err error) {
 	var mu sync.Mutex // guards bound
 	var bound []dialect.Bound
-	s, err := native.Dial(ctx, a.dialer, native.SessionOptions{
-		Session: a.opts.Session,
-		Logger:  a.log,
-		OnCarrier: func(lost error, wait time.Duration) {
-			if lost != nil {
-				a.state(State{Phase: Reconnecting, Err: lost, Wait: wait})
-				return
-			}
-			a.log.Info("session resumed")
-			mu.Lock()
-			defer mu.Unlock()
-			if bound != nil {
-				a.state(State{Phase: Connected, Bound: bound})
-			}
-		},
-	})
+	so := a.opts.Session
+	so.Logger = a.log
+	so.OnCarrier = func(lost error, wait time.Duration) {
+		if lost != nil {
+			a.state(State{Phase: Reconnecting, Err: lost, Wait: wait})
+			return
+		}
+		a.log.Info("session resumed")
+		mu.Lock()
+		defer mu.Unlock()
+		if bound != nil {
+			a.state(State{Phase: Connected, Bound: bound})
+		}
+	}
+	s, err := native.Dial(ctx, a.dialer, so)
 	if err != nil {
 		return false, err
 	}

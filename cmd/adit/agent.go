@@ -23,6 +23,7 @@ import (
 	"adit/agent"
 	"adit/auth"
 	"adit/dialect"
+	"adit/dialect/native"
 	"adit/session"
 	"adit/tunnel"
 )
@@ -219,9 +220,11 @@ func (f *agentFlags) runAll(ctx context.Context, out io.Writer, tunnels []agent.
 				Token:    token,
 				Tunnels:  g,
 				Instance: f.instance,
-				Session:  session.Options{Budget: budget, Software: "adit " + versionString()},
-				OnState:  func(s agent.State) { status.show(g, s) },
-				Logger:   log,
+				Session: native.SessionOptions{
+					Session: session.Options{Budget: budget, Software: "adit " + versionString()},
+				},
+				OnState: func(s agent.State) { status.show(g, s) },
+				Logger:  log,
 			})
 			if errs[i] != nil {
 				cancel()
