@@ -43,27 +43,18 @@ type recordReader struct {
 }
 
 // readLoop reads the carrier until it fails. It holds a buffer only while
-// there is something to read.
+// there is something to read, or a small one where it cannot know.
 func (l *link) readLoop() error {
 	var rr recordReader
+	if l.wait == nil {
+		return l.readBlind(&rr)
+	}
 	size := 0
 	for {
-		if l.wait != nil {
-			if err := l.wait.WaitRead(); err != nil {
-				return err
-			}
+		if err := l.wait.WaitRead(); err != nil {
+			return err
 		}
-		buf := getRecvBuf(size)
-		n, err := l.conn.Read(buf.b)
-		if n > 0 {
-			l.lastRecv.Store(int64(sinceStart()))
-			if perr := l.takeRecords(&rr, buf.b[:n], buf); perr != nil {
-				buf.release()
-				return perr
-			}
-		}
-		full := n == len(buf.b)
-		buf.release()
+		n, full, err := l.readInto(&rr, size)
 		if err != nil {
 			return err
 		}
@@ -74,6 +65,53 @@ func (l *link) readLoop() error {
 			size--
 		}
 	}
+}
+
+// blindRead is the size of the buffer that waits for bytes where the carrier
+// cannot be waited for, as with TLS: enough for a request's records.
+const blindRead = 512
+
+// readBlind is readLoop for a carrier that cannot be waited for. A read that
+// fills the small buffer has left something behind, as a rule, which a larger
+// one takes.
+func (l *link) readBlind(rr *recordReader) error {
+	small := make([]byte, blindRead)
+	more := false
+	for {
+		if more {
+			n, _, err := l.readInto(rr, 1)
+			if err != nil {
+				return err
+			}
+			more = n >= blindRead
+			continue
+		}
+		n, err := l.conn.Read(small)
+		more = n == blindRead
+		if err := l.took(rr, small[:n], nil, err); err != nil {
+			return err
+		}
+	}
+}
+
+// readInto reads once, into a buffer of that size. full reports whether it was
+// filled.
+func (l *link) readInto(rr *recordReader, size int) (n int, full bool, err error) {
+	buf := getRecvBuf(size)
+	defer buf.release()
+	n, err = l.conn.Read(buf.b)
+	return n, n == len(buf.b), l.took(rr, buf.b[:n], buf, err)
+}
+
+// took takes in b, which is part of buf and came with err.
+func (l *link) took(rr *recordReader, b []byte, buf *recvBuf, err error) error {
+	if len(b) > 0 {
+		l.lastRecv.Store(int64(sinceStart()))
+		if perr := l.takeRecords(rr, b, buf); perr != nil {
+			return perr
+		}
+	}
+	return err
 }
 
 // takeRecords takes in b, which is part of buf.

@@ -111,6 +111,11 @@ type readWaiter interface {
 	WaitRead() error
 }
 
+// maybeWaiter is a readWaiter that cannot always wait at little cost.
+type maybeWaiter interface {
+	CanWait() bool
+}
+
 var start = time.Now()
 
 // sinceStart is a monotonic clock.
@@ -240,7 +245,9 @@ func (s *Session) attach(conn net.Conn, received uint64) error {
 	if m, ok := conn.(messageConn); ok && m.Headroom() <= headroom-batchHeader {
 		l.msg = m
 	}
-	l.wait, _ = conn.(readWaiter)
+	if m, ok := conn.(maybeWaiter); !ok || m.CanWait() {
+		l.wait, _ = conn.(readWaiter)
+	}
 	now := sinceStart()
 	l.lastRecv.Store(int64(now))
 	l.progress = now

@@ -177,6 +177,10 @@ func (c *Conn) fail(err error) error {
 	return err
 }
 
+// CanWait reports whether WaitRead waits at the socket, and so costs no more
+// than a read that would block.
+func (c *Conn) CanWait() bool { return c.raw != nil }
+
 // WaitRead blocks until Read has bytes to look at, and holds no buffer while it
 // waits. Read may block nevertheless when these are a part of a header, or
 // frames without payload. Its error is one that Read would return.
