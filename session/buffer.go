@@ -11,12 +11,12 @@ const headroom = batchHeader + 20
 
 // chunkSizes are the capacities of chunks; the largest takes a DATA frame of
 // full length.
-var chunkSizes = [...]int{2 << 10, 16 << 10, headroom + frameHeader + maxData}
+var chunkSizes = [...]int{2 << 10, 16 << 10, headroom + frameHeader + slowData, headroom + frameHeader + maxData}
 
 const (
-	smallChunk = 0
-	midChunk   = 1
-	bulkChunk  = len(chunkSizes) - 1
+	midChunk  = 1
+	bulkChunk = 2
+	fastChunk = 3
 )
 
 // A chunk is a piece of the sequence that this side sends: filled, sent as one
@@ -65,11 +65,11 @@ func chunkFor(n int) int {
 			return i
 		}
 	}
-	return bulkChunk
+	return len(chunkSizes) - 1
 }
 
 // recvSizes are the capacities of receive buffers.
-var recvSizes = [...]int{4 << 10, 16 << 10, 80 << 10}
+var recvSizes = [...]int{4 << 10, 16 << 10, 80 << 10, 272 << 10}
 
 // A recvBuf is memory that a carrier is read into, or that small pieces are
 // collected in. Streams that hold a part of it keep a reference.

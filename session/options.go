@@ -14,7 +14,7 @@ const (
 	acceptBacklog = 1024
 	maxCalls      = 16
 
-	ackEvery = 128 << 10             // bytes taken in before an ACK is sent by itself
+	ackEvery = 256 << 10             // bytes taken in before an ACK is sent by itself
 	ackDelay = 25 * time.Millisecond // and the longest wait for a batch to carry it
 
 	handshakeTimeout = 10 * time.Second

@@ -2,7 +2,10 @@ package session
 
 import (
 	"io"
+	"net"
 	"time"
+
+	"adit/internal/trywrite"
 )
 
 // waitReadLocked waits, with rmu held, until there are segments. The error is
@@ -11,6 +14,9 @@ func (st *Stream) waitReadLocked() error {
 	for {
 		if err := st.rdeadline.err(); err != nil {
 			return err
+		}
+		if st.sink != nil && st.sink.err != nil {
+			return st.sink.err
 		}
 		switch {
 		case len(st.segments) > 0:
@@ -51,18 +57,34 @@ func (st *Stream) Read(p []byte) (n int, err error) {
 	if len(st.segments) == 0 {
 		st.segments = st.inline[:0]
 	}
+	st.s.in.held.Add(int64(-n))
 	st.returnCredit(n)
 	return n, nil
 }
 
 // WriteTo writes what arrives to w until io.EOF, without copying it where it
-// arrived in large pieces. It holds no memory while it waits.
+// arrived in large pieces. It holds no memory while it waits. If w is a socket
+// that takes them at once, bytes are written to it as they arrive, by whoever
+// reads the carrier.
 func (st *Stream) WriteTo(w io.Writer) (n int64, err error) {
 	st.flush()
+	var direct *sink
+	if c, ok := w.(net.Conn); ok {
+		if s := new(sink); s.w.Init(c) {
+			direct = s
+		}
+	}
 	var batch []segment
 	for {
 		st.rmu.Lock()
-		if err := st.waitReadLocked(); err != nil {
+		st.sink = direct
+		err := st.waitReadLocked()
+		st.sink = nil
+		if direct != nil {
+			n += direct.n
+			direct.n = 0
+		}
+		if err != nil {
 			st.rmu.Unlock()
 			if err == io.EOF {
 				err = nil
@@ -86,18 +108,41 @@ func (st *Stream) WriteTo(w io.Writer) (n int64, err error) {
 			}
 			seg.buf.release()
 			batch[i] = segment{}
+			st.s.in.held.Add(int64(-len(seg.b)))
 			st.rmu.Lock()
 			st.returnCredit(len(seg.b))
 		}
 	}
 }
 
-// returnCredit takes note, with rmu held, that n bytes were consumed, and
+// A sink is where a WriteTo that waits wants the bytes. It is guarded by the
+// stream's rmu.
+type sink struct {
+	w   trywrite.Writer
+	n   int64 // bytes written
+	err error // of the last write
+}
+
+// writeDirectLocked writes as much of piece to the stream's sink as it takes,
+// with rmu held, and returns the rest.
+func (st *Stream) writeDirectLocked(piece []byte) (written int, rest []byte) {
+	if st.sink == nil || st.sink.err != nil || len(st.segments) > 0 {
+		return 0, piece
+	}
+	n, err := st.sink.w.Write(piece)
+	st.sink.n += int64(n)
+	if err != nil {
+		st.sink.err = err
+		st.rcond.Signal()
+	}
+	return n, piece[n:]
+}
+
+// returnCredit takes note, with rmu held, that n bytes left the stream, and
 // releases rmu. When half of the window was consumed the other side gets that
 // much credit back.
 func (st *Stream) returnCredit(n int) {
 	s := st.s
-	s.in.held.Add(int64(-n))
 	st.consumed += n
 	if st.consumed < st.returnAt || st.eof || st.rclosed {
 		st.rmu.Unlock()

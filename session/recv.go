@@ -394,15 +394,21 @@ func (s *Session) deliver(st *Stream, piece []byte, buf *recvBuf) {
 		st.rmu.Unlock()
 		return
 	}
-	if len(piece) >= referFrom {
+	written, piece := st.writeDirectLocked(piece)
+	if len(piece) == 0 {
+		st.returnCredit(written)
+		return
+	}
+	if len(piece) >= referFrom && 4*len(piece) >= len(buf.b) {
 		buf.retain()
 		st.segments = append(st.segments, segment{piece, buf})
 	} else {
 		st.collectLocked(piece)
 	}
 	st.rcond.Signal()
-	st.rmu.Unlock()
-	if s.in.held.Add(int64(len(piece))) > int64(s.opts.ReceiveBuffer) {
+	held := s.in.held.Add(int64(len(piece)))
+	st.returnCredit(written)
+	if held > int64(s.opts.ReceiveBuffer) {
 		st.Reset(resetOverload, "too many bytes of the session wait for their readers")
 	}
 }
@@ -433,7 +439,7 @@ func (st *Stream) collectLocked(piece []byte) {
 
 // shared reports whether others use the memory behind the segment.
 func (seg *segment) shared() bool {
-	return seg.buf.size == uint8(len(recvSizes)-1) || seg.buf.refs.Load() > 1
+	return seg.buf.size > 1 || seg.buf.refs.Load() > 1
 }
 
 // endFrame acts on a frame whose payload is complete.

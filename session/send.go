@@ -31,8 +31,8 @@ type sendState struct {
 
 	overflow bool // too much is held, and the session about to end
 
-	spare  *chunk // large chunks to be used again, the last one first
-	spares int
+	spare  [len(chunkSizes)]*chunk // large chunks to be used again, the last one first
+	spares int                     // bytes of memory in them
 
 	bulk   streamQueue // streams with a chunk of their own that is ready
 	spaceq streamQueue // streams that wait for memory
@@ -49,9 +49,9 @@ const (
 	// controlReserve is what control frames may take beyond the send buffer.
 	controlReserve = 1 << 20
 
-	// maxSpares is how many large chunks a busy session keeps to itself: a
-	// chunk that was just acknowledged is still in this CPU's cache.
-	maxSpares = 8
+	// maxSpares is how many bytes of large chunks a busy session keeps to
+	// itself: a chunk that was just acknowledged is still in this CPU's cache.
+	maxSpares = 512 << 10
 
 	// inlineBatches is how many batches a caller writes before it leaves the
 	// rest to a goroutine.
@@ -62,9 +62,9 @@ func (s *Session) takeChunkLocked(size int) *chunk {
 	o := &s.out
 	o.held += chunkSizes[size]
 	s.opts.Budget.add(chunkSizes[size])
-	if c := o.spare; c != nil && size == bulkChunk {
-		o.spare = c.next
-		o.spares--
+	if c := o.spare[size]; c != nil {
+		o.spare[size] = c.next
+		o.spares -= chunkSizes[size]
 		c.reset()
 		return c
 	}
@@ -77,10 +77,10 @@ func (s *Session) freeChunkLocked(c *chunk) {
 	s.opts.Budget.add(-chunkSizes[c.size])
 	switch {
 	case c == o.inFlight: // whoever writes it frees it
-	case int(c.size) == bulkChunk && o.spares < maxSpares:
-		c.next = o.spare
-		o.spare = c
-		o.spares++
+	case int(c.size) >= bulkChunk && o.spares < maxSpares:
+		c.next = o.spare[c.size]
+		o.spare[c.size] = c
+		o.spares += chunkSizes[c.size]
 	default:
 		putChunk(c)
 	}
@@ -92,12 +92,15 @@ func (s *Session) freeChunkLocked(c *chunk) {
 
 // freeSparesLocked gives the spare chunks back, since the session is idle.
 func (s *Session) freeSparesLocked() {
-	for c := s.out.spare; c != nil; {
-		next := c.next
-		putChunk(c)
-		c = next
+	for i, c := range s.out.spare {
+		for c != nil {
+			next := c.next
+			putChunk(c)
+			c = next
+		}
+		s.out.spare[i] = nil
 	}
-	s.out.spare, s.out.spares = nil, 0
+	s.out.spares = 0
 }
 
 // hasSpaceLocked reports whether data may take more memory.
@@ -213,7 +216,7 @@ func (s *Session) gatherLocked() {
 			return
 		}
 		n := st.ready.len()
-		if o.pend != nil && o.pend.len()+n > maxData {
+		if o.pend != nil && o.pend.len()+n > pendLimit {
 			return
 		}
 		o.bulk.pop()

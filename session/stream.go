@@ -39,6 +39,9 @@ type Stream struct {
 	ended       bool // END or RESET is queued: nothing more is sent
 	remoteEnded bool // END or RESET has come
 	closed      bool
+	fast        bool // see paceLocked
+	paced       int  // bytes sent since pacedAt
+	pacedAt     time.Duration
 	lazy        bool // OPEN waits for company
 
 	// Guarded by rmu: the receiving side.
@@ -50,6 +53,7 @@ type Stream struct {
 	rerr      error // seen by Read once segments is empty
 	rclosed   bool  // what comes is discarded
 	rdeadline deadline
+	sink      *sink         // of a WriteTo that waits
 	consumed  int           // bytes read since credit was returned
 	returnAt  int           // and how many it takes
 	grantedAt time.Duration // when credit was returned last

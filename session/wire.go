@@ -60,10 +60,11 @@ const (
 
 const (
 	frameHeader = 12
-	maxData     = 64 << 10 // payload of DATA and END
-	maxMeta     = 4096     // payload of OPEN
-	maxCall     = 16384    // payload of CALL and RESULT, method or status included
-	maxReason   = 256      // bytes of text in REFUSE, RESET, STOP, DRAIN and CLOSE
+	slowData    = 64 << 10  // payload of DATA and END, but for fast streams
+	maxData     = 256 << 10 // payload of DATA and END
+	maxMeta     = 4096      // payload of OPEN
+	maxCall     = 16384     // payload of CALL and RESULT, method or status included
+	maxReason   = 256       // bytes of text in REFUSE, RESET, STOP, DRAIN and CLOSE
 )
 
 // maxPayload is the longest payload of each frame type that is collected

@@ -1,0 +1,18 @@
+//go:build !unix
+
+package trywrite
+
+import (
+	"errors"
+	"net"
+)
+
+// A Writer writes to one socket without waiting. On this system there is no
+// way to do it.
+type Writer struct{}
+
+// Init reports false.
+func (w *Writer) Init(net.Conn) bool { return false }
+
+// Write fails.
+func (w *Writer) Write([]byte) (int, error) { return 0, errors.ErrUnsupported }
