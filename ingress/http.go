@@ -214,7 +214,10 @@ func (h *HTTP) Serve(ctx context.Context, l net.Listener) error {
 			refuse(conn)
 			continue
 		}
-		own.Go(v.serve)
+		own.Go(func() {
+			defer h.wg.Done()
+			v.serve()
+		})
 	}
 }
 
@@ -267,6 +270,7 @@ func (h *HTTP) admit(ctx context.Context, l net.Listener, conn net.Conn) (*visit
 	v := newVisitor(ctx, h, l, conn)
 	h.visitors[v] = struct{}{}
 	h.count++
+	h.wg.Add(1)
 	return v, true
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -87,13 +88,12 @@ func (f *fallback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		target := r.URL.EscapedPath()
 		if id, ok := pathID([]byte(target)); ok {
 			to.prefix = "/" + string(id)
-			if target == to.prefix {
-				u := *r.URL
-				u.Scheme, u.Host, u.Path, u.RawPath = "", "", u.Path+"/", ""
+			to.tunnel, to.service, err = f.h.opts.Router.Route(r.Context(), to.prefix)
+			if err == nil && target == to.prefix {
+				u := url.URL{Path: to.prefix + "/", RawQuery: r.URL.RawQuery}
 				http.Redirect(rec, r, u.String(), http.StatusPermanentRedirect)
 				return
 			}
-			to.tunnel, to.service, err = f.h.opts.Router.Route(r.Context(), to.prefix)
 		}
 	}
 	if err != nil {

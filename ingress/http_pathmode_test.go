@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 )
 
@@ -38,6 +39,7 @@ func TestPathMode(t *testing.T) {
 		{"example.com", "/web?a=b", 308, "", "/web/?a=b"},
 		{"other.example.com", "/web/x", 404, "", ""}, // an origin of its own
 		{"example.com", "/", 404, "", ""},
+		{"example.com", "/favicon.ico", 404, "", ""},
 		{"example.com", "//web/x", 404, "", ""},
 		{"example.com", "/./web/x", 404, "", ""},
 		{"example.com", "/../web/x", 404, "", ""},
@@ -106,4 +108,28 @@ func TestCookiesStayUnderPrefix(t *testing.T) {
 	if got := fmt.Sprint(resp.Header["Set-Cookie"]); got != "[a=1; Path=/web/ b=2]" {
 		t.Errorf("got %s", got)
 	}
+}
+
+func FuzzPathMode(f *testing.F) {
+	f.Add("a=b; Path=/x; Domain=y", "http://h/a", "/web/x")
+	f.Add("a; path = /;;domain", "//h?x", "/%2e")
+	f.Fuzz(func(t *testing.T, cookie, location, target string) {
+		got := string(appendCookie(nil, []byte(cookie), "/web"))
+		_, attrs, _ := strings.Cut(got, ";")
+		for attr := range strings.SplitSeq(attrs, ";") {
+			name, value, _ := strings.Cut(attr, "=")
+			switch strings.ToLower(strings.TrimSpace(name)) {
+			case "domain":
+				t.Errorf("%q became %q, with a Domain", cookie, got)
+			case "path":
+				if value != "/web" && !strings.HasPrefix(value, "/web/") && !strings.HasPrefix(value, "/web?") && !strings.HasPrefix(value, "/web#") {
+					t.Errorf("%q became %q, outside of the prefix", cookie, got)
+				}
+			}
+		}
+		appendLocation(nil, []byte(location), []byte("h"), "/web")
+		if id, ok := pathID([]byte(target)); ok && strings.ContainsAny(string(id), "%/?#;\\ ") {
+			t.Errorf("%q has the ID %q", target, id)
+		}
+	})
 }

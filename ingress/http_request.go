@@ -78,12 +78,12 @@ func (v *visitor) route() (tunnel.Tunnel, error) {
 	if string(ex.req.Target[:1+len(id)]) != v.pathKey {
 		v.pathKey = string(ex.req.Target[:1+len(id)])
 	}
-	if len(ex.req.Target) == len(v.pathKey) || ex.req.Target[len(v.pathKey)] == '?' {
-		return nil, errNoSlash
-	}
 	t, service, err := v.h.opts.Router.Route(v.ctx, v.pathKey)
 	ex.key, ex.service, ex.prefix = v.pathKey, service, v.pathKey
 	ex.target = ex.req.Target[len(v.pathKey):]
+	if err == nil && (len(ex.target) == 0 || ex.target[0] == '?') {
+		return nil, errNoSlash
+	}
 	return t, err
 }
 
@@ -237,7 +237,7 @@ func (v *visitor) takeBody() error {
 		}
 		if ex.chunks.Done() {
 			var err error
-			if ex.out, err = ex.appendLastChunk(ex.out, &ex.chunks); err != nil {
+			if ex.out, err = appendLastChunk(ex.out, &ex.chunks, &ex.fields); err != nil {
 				return &badBody{err}
 			}
 			ex.bodyLeft = 0
@@ -275,10 +275,10 @@ func appendChunk(out, data []byte) []byte {
 }
 
 // appendLastChunk appends the end of a chunked body, with those of its trailer
-// fields that may be passed on.
-func (ex *exchange) appendLastChunk(out []byte, c *http1.ChunkReader) ([]byte, error) {
+// fields that may be passed on. scratch is used for the fields.
+func appendLastChunk(out []byte, c *http1.ChunkReader, scratch *[]http1.Field) ([]byte, error) {
 	out = append(out, "0\r\n"...)
-	fields, err := c.Trailer(ex.fields[:0])
+	fields, err := c.Trailer((*scratch)[:0])
 	if err != nil {
 		return out, err
 	}
@@ -286,7 +286,7 @@ func (ex *exchange) appendLastChunk(out []byte, c *http1.ChunkReader) ([]byte, e
 		out = http1.AppendField(out, f.Name, f.Value)
 	}
 	clear(fields)
-	ex.fields = fields[:0]
+	*scratch = fields[:0]
 	return append(out, "\r\n"...), nil
 }
 

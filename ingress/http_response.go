@@ -360,7 +360,7 @@ func (b *body) lastChunk(out []byte) ([]byte, error) {
 	if !b.chunk {
 		return out, nil
 	}
-	out, err := b.v.ex.appendLastChunk(out, &b.v.ex.rchunk)
+	out, err := appendLastChunk(out, &b.v.ex.rchunk, &b.v.ex.fields)
 	if err != nil {
 		return out, &badResponse{err}
 	}

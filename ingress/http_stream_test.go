@@ -1,12 +1,15 @@
 package ingress
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -276,7 +279,7 @@ func TestCloseDelimited(t *testing.T) {
 
 func TestLargeBodies(t *testing.T) {
 	t.Parallel()
-	const size = 8<<20 + 12345
+	const size = 3<<20 + 12345
 	data := make([]byte, size)
 	for i := range data {
 		data[i] = byte(i >> 8 * i)
@@ -423,6 +426,52 @@ func TestUpgradeDeclined(t *testing.T) {
 		if resp, body := c.response("GET"); resp.StatusCode != 400 || body != "no\n" {
 			t.Errorf("got %d %q, want 400 no", resp.StatusCode, body)
 		}
+	}
+}
+
+// TestTLSVisitor pipelines behind a slow response, as above, over a conn whose
+// bytes do not wait in a socket.
+func TestTLSVisitor(t *testing.T) {
+	t.Parallel()
+	cert := httptest.NewUnstartedServer(nil)
+	cert.StartTLS()
+	defer cert.Close()
+	m, up := tunneltest.NewMemory("web")
+	defer m.Close()
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: cert.TLS.Certificates})
+	if err != nil {
+		t.Fatal(err)
+	}
+	startOn(t, HTTPOptions{Router: always(m), Scheme: "https"}, l)
+	tc, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{RootCAs: cert.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs, ServerName: "example.com"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tc.Close()
+	tc.SetDeadline(time.Now().Add(patience))
+	c := &rawConn{tc, t, bufio.NewReader(tc)}
+	c.send("GET /1 HTTP/1.1\r\nHost: web\r\n\r\n")
+	s := acceptStream(t, up)
+	if got := readUntil(t, s, "\r\n\r\n"); !strings.Contains(got, "X-Forwarded-Proto: https\r\n") {
+		t.Errorf("upstream got %q", got)
+	}
+	slow := time.After(3 * watchDelay)
+	c.send("GET /2 HTTP/1.1\r\nHost: web\r\n\r\n")
+	<-slow
+	for i := 1; i <= 2; i++ {
+		fmt.Fprintf(s, "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%d", i)
+		if _, body := c.response("GET"); body != fmt.Sprint(i) {
+			t.Fatalf("response %d: %q", i, body)
+		}
+		if i == 1 {
+			readUntil(t, s, "\r\n\r\n")
+		}
+	}
+	c.send("GET /3 HTTP/1.1\r\nHost: web\r\n\r\n")
+	readUntil(t, s, "\r\n\r\n")
+	tc.Close()
+	if _, err := io.Copy(io.Discard, s); err == nil || isTimeout(err) {
+		t.Errorf("after the visitor left the stream yields %v, want a reset", err)
 	}
 }
 

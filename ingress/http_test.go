@@ -14,10 +14,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"adit/internal/memnet"
 	"adit/tunnel"
 	"adit/tunnel/tunneltest"
 )
@@ -456,17 +458,49 @@ func TestMaxVisitors(t *testing.T) {
 	second.closed()
 }
 
-func TestSlowHead(t *testing.T) {
+func TestHeadAndIdleTimeouts(t *testing.T) {
 	t.Parallel()
-	addr := startSite(t, func(w http.ResponseWriter, r *http.Request) {}, func(o *HTTPOptions) { o.HeadTimeout = 50 * time.Millisecond })
-	c := dial(t, addr)
-	c.send("GET / HTTP/1.1\r\nHost:")
-	if resp, _ := c.response("GET"); resp.StatusCode != 408 || resp.Header.Get("Adit-Error") != "request-timeout" {
-		t.Errorf("slow head: %d %s, want 408 request-timeout", resp.StatusCode, resp.Header.Get("Adit-Error"))
+	for _, tt := range []struct {
+		name   string
+		send   []string // before the visitor falls silent
+		after  time.Duration
+		status int // of the last answer; 0 if there is none
+	}{
+		{"silent from the start", nil, 10 * time.Second, 0},
+		{"half a head", []string{"GET / HTTP/1.1\r\nHost:"}, 10 * time.Second, 408},
+		{"idle after a response", []string{"GET / HTTP/1.1\r\nHost: web\r\n\r\n"}, 120 * time.Second, 404},
+		{"half a head after a response", []string{"GET / HTTP/1.1\r\nHost: web\r\n\r\n", "GET"}, 10 * time.Second, 408},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				l := memnet.Listen("front")
+				startOn(t, HTTPOptions{Router: always(startUpstream(t, http.NotFoundHandler()))}, l)
+				conn, err := l.Dial(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				start := time.Now()
+				var last string
+				for _, s := range tt.send {
+					io.WriteString(conn, s)
+					synctest.Wait()
+				}
+				all, _ := io.ReadAll(conn)
+				if i := strings.LastIndex(string(all), "HTTP/1.1 "); i >= 0 {
+					last, _, _ = strings.Cut(string(all)[i:], "\r\n")
+				}
+				want := map[int]string{0: "", 404: "HTTP/1.1 404 Not Found", 408: "HTTP/1.1 408 Request Timeout"}[tt.status]
+				if last != want {
+					t.Errorf("last answer %q, want %q", last, want)
+				}
+				if d := time.Since(start); d < tt.after || d > tt.after*3/2 {
+					t.Errorf("closed after %v, want about %v", d, tt.after)
+				}
+			})
+		})
 	}
-	c.closed()
-	silent := dial(t, addr)
-	silent.closed()
 }
 
 func TestOnRequest(t *testing.T) {

@@ -147,6 +147,7 @@ func (u *upload) sendChunked(v *visitor, s *stream) error {
 	out := smallBuffers.get()
 	defer smallBuffers.put(out)
 	ex := v.ex
+	var fields []http1.Field // not ex's, which the response may need now
 	for {
 		// What one read yields fits into out: framing of ours is no longer
 		// than the visitor's, but for runs that the end of a read cut.
@@ -165,7 +166,7 @@ func (u *upload) sendChunked(v *visitor, s *stream) error {
 			u.received += int64(len(data))
 		}
 		if ex.chunks.Done() {
-			if w, err = ex.appendLastChunk(w, &ex.chunks); err != nil {
+			if w, err = appendLastChunk(w, &ex.chunks, &fields); err != nil {
 				return &badBody{err}
 			}
 			u.rest = append([]byte(nil), src...)

@@ -104,7 +104,8 @@ func (v *visitor) serve() {
 			v.conn.Close()
 		case abortConn:
 			abortSocket(v.conn)
-		case closeConn:
+		case gaveConn:
+		default:
 			v.conn.Close()
 		}
 		v.releaseExchange()
