@@ -232,10 +232,127 @@ func TestCloseEndsWaits(t *testing.T) {
 		if g := <-got; g != "offline" {
 			t.Errorf("got %q, want %q", g, "offline")
 		}
-		wantRoute(t, table, "/web", "no route")
+		wantRoute(t, table, "/web", "offline")
+		wantRoute(t, table, "/never-seen", "offline")
 		remove()
 		if _, err := table.Add(route.Entry{ID: "web", Tunnel: a}); !errors.Is(err, tunnel.ErrClosed) {
 			t.Errorf("Add after Close: got error %v, want %v", err, tunnel.ErrClosed)
 		}
+	})
+}
+
+func TestWarmup(t *testing.T) {
+	t.Parallel()
+	const (
+		warmup = 20 * time.Second
+		hold   = 30 * time.Second
+	)
+	// bubble runs f with a new table and the time since it was made.
+	bubble := func(name string, f func(t *testing.T, table *route.Table, age func() time.Duration)) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				begin := time.Now()
+				f(t, newTable(t, route.Options{Hold: hold, Warmup: warmup}), func() time.Duration { return time.Since(begin) })
+				synctest.Wait()
+			})
+		})
+	}
+	for _, key := range []string{"/web", "web.example.com", ":2222"} {
+		e := route.Entry{ID: "web", Owner: "o"}
+		if key[0] == ':' {
+			e.Port = 2222
+		}
+		bubble("appears "+key, func(t *testing.T, table *route.Table, age func() time.Duration) {
+			got := make(chan string, 1)
+			go func() { got <- to(table, key) }()
+			time.Sleep(warmup - 1) // the bubble's clock
+			synctest.Wait()
+			if len(got) > 0 {
+				t.Fatalf("did not wait: got %q", <-got)
+			}
+			e.Tunnel = newTunnel("a")
+			add(t, table, e)
+			if g := <-got; g != "a/" {
+				t.Errorf("got %q, want %q", g, "a/")
+			}
+			if age() != warmup-1 {
+				t.Errorf("got the tunnel after %v, want it at once", age())
+			}
+		})
+		bubble("does not appear "+key, func(t *testing.T, table *route.Table, age func() time.Duration) {
+			time.Sleep(warmup / 2)
+			wantRoute(t, table, key, "no route")
+			if age() != warmup {
+				t.Errorf("waited until %v, want %v", age(), warmup)
+			}
+			wantRoute(t, table, key, "no route")
+			if age() != warmup {
+				t.Error("waited after the warm-up")
+			}
+			if s := table.Snapshot(); len(s) != 0 {
+				t.Errorf("the table has %+v, want nothing", s)
+			}
+		})
+	}
+	bubble("what nobody can bind", func(t *testing.T, table *route.Table, age func() time.Duration) {
+		for _, key := range []string{"/Web", "/favicon.ico", "/www", "/", "", ":", ":0", ":022", ":65536", ":http", "-x.example.com", "example.com", "a.web.example.com", "example.org", "10.0.0.1"} {
+			wantRoute(t, table, key, "no route")
+		}
+		if age() != 0 {
+			t.Errorf("waited %v, want no wait", age())
+		}
+	})
+	bubble("visitor leaves", func(t *testing.T, table *route.Table, _ func() time.Duration) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, _, err := table.Route(ctx, "/web"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got error %v, want %v", err, context.DeadlineExceeded)
+		}
+		if s := table.Snapshot(); len(s) != 0 {
+			t.Errorf("the table has %+v, want nothing", s)
+		}
+	})
+	bubble("appears away", func(t *testing.T, table *route.Table, age func() time.Duration) {
+		a := newTunnel("a")
+		a.setAway(true)
+		time.AfterFunc(time.Second, func() { table.Add(route.Entry{ID: "web", Tunnel: a}) })
+		wantRoute(t, table, "/web", "offline")
+		if age() != warmup+hold {
+			t.Errorf("waited %v, want %v, since the name is known", age(), warmup+hold)
+		}
+	})
+	bubble("appears for a port alone", func(t *testing.T, table *route.Table, age func() time.Duration) {
+		time.AfterFunc(time.Second, func() {
+			table.Add(route.Entry{ID: "web", Owner: "o", Tunnel: newTunnel("a"), Port: 22})
+		})
+		wantRoute(t, table, "/web", "no route")
+		if age() != warmup {
+			t.Errorf("waited %v, want %v", age(), warmup)
+		}
+		if _, err := table.Add(route.Entry{ID: "web", Owner: "other", Tunnel: newTunnel("b")}); err == nil {
+			t.Error("somebody else could bind the id")
+		}
+	})
+	bubble("waiters do not keep a name from its owner", func(t *testing.T, table *route.Table, _ func() time.Duration) {
+		got := make(chan string, 2)
+		go func() { got <- to(table, "/web") }()
+		synctest.Wait()
+		add(t, table, route.Entry{ID: "web", Owner: "o", Tunnel: newTunnel("a")})
+		if g := <-got; g != "a/" {
+			t.Errorf("got %q, want %q", g, "a/")
+		}
+	})
+	bubble("places are bounded", func(t *testing.T, table *route.Table, _ func() time.Duration) {
+		var wg sync.WaitGroup
+		for i := range 1024 {
+			wg.Go(func() { wantRoute(t, table, fmt.Sprint("/n", i), "no route") })
+		}
+		synctest.Wait()
+		wantRoute(t, table, "/one-more", "queue full")
+		if n := len(table.Snapshot()); n != 1024 {
+			t.Errorf("the table has %d names, want 1024", n)
+		}
+		wg.Wait()
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,6 +14,8 @@ import (
 // A waiter is a visitor that waits for a tunnel.
 type waiter struct {
 	ready chan struct{} // closed when entry is set
+	limit time.Duration // of the wait
+	warm  bool          // the name has no tunnel, and lately had none
 	entry *entry        // guarded by Table.mu
 	at    *list.Element // in its slot's waiters
 }
@@ -21,62 +24,94 @@ type waiter struct {
 // lower case without port or trailing dot, "/" and an ID, or ":" and a port.
 // Of several tunnels it takes each in turn, and none that is known to be away.
 //
-// If none is available Route waits for Options.Hold; ctx bounds the wait. The
-// error wraps tunnel.ErrNoRoute if the name is not known, tunnel.ErrOffline if
-// the wait was in vain, tunnel.ErrQueueFull if too many wait already, or it is
-// ctx's error. The tunnel may still end or be away before it is used.
+// If none is available Route waits for Options.Hold, and for a name that was
+// never seen until Options.Warmup is over; ctx bounds the wait. The error wraps
+// tunnel.ErrNoRoute if the name is not known, tunnel.ErrOffline if the wait for
+// a known one was in vain, tunnel.ErrQueueFull if too many wait already, or it
+// is ctx's error. The tunnel may still end or be away before it is used.
 func (t *Table) Route(ctx context.Context, key string) (tunnel.Tunnel, string, error) {
 	for {
 		t.mu.Lock()
-		s := t.lookupLocked(key)
-		if s == nil {
-			t.mu.Unlock()
-			return nil, "", fmt.Errorf("route %.80q: %w", key, tunnel.ErrNoRoute)
+		s, err := t.lookupLocked(key)
+		var w *waiter
+		if err == nil {
+			if e := s.pickLocked(); e != nil {
+				t.mu.Unlock()
+				return e.Tunnel, e.Service, nil
+			}
+			w, err = t.holdLocked(s)
 		}
-		if e := s.pickLocked(); e != nil {
-			t.mu.Unlock()
-			return e.Tunnel, e.Service, nil
-		}
-		w, err := t.holdLocked(s)
 		t.mu.Unlock()
 		if err != nil {
 			return nil, "", fmt.Errorf("route %.80q: %w", key, err)
 		}
 		err = t.wait(ctx, w)
-		e, woken := t.leave(s, w)
+		e, again := t.leave(s, w)
 		switch {
 		case e != nil: // perhaps at the last moment
 			return e.Tunnel, e.Service, nil
-		case !woken:
+		case !again:
 			return nil, "", fmt.Errorf("route %.80q: %w", key, err)
 		}
-		// What woke it has gone again.
 	}
 }
 
-func (t *Table) lookupLocked(key string) *slot {
-	if id, ok := strings.CutPrefix(key, "/"); ok {
-		return t.byID[id]
+// lookupLocked returns the slot of a name. In the warm-up it makes one for a
+// name that was not seen, in which holdLocked has to put a waiter.
+func (t *Table) lookupLocked(key string) (*slot, error) {
+	in, name, id := t.byKey, key, ""
+	if rest, ok := strings.CutPrefix(key, "/"); ok {
+		in, name, id = t.byID, rest, rest
+	} else if rest, ok := strings.CutSuffix(key, t.suffix); ok && t.suffix != "" {
+		in, name, id = t.byID, rest, rest
 	}
-	if t.suffix != "" {
-		if id, ok := strings.CutSuffix(key, t.suffix); ok {
-			return t.byID[id]
+	s := in[name]
+	switch {
+	case s != nil:
+		return s, nil
+	case t.closed:
+		return nil, tunnel.ErrOffline
+	case t.opts.Warmup <= 0 || !time.Now().Before(t.warm):
+		return nil, tunnel.ErrNoRoute
+	case id != "":
+		if _, err := tunnel.ParseID(id); err != nil {
+			return nil, tunnel.ErrNoRoute
 		}
+		key = "/" + id
+	case !isPort(key):
+		return nil, tunnel.ErrNoRoute
 	}
-	return t.byKey[key]
+	if t.held >= t.opts.MaxHeld {
+		return nil, tunnel.ErrQueueFull
+	}
+	s = t.slotLocked(in, name, key)
+	s.guess = true
+	return s, nil
+}
+
+// isPort reports whether key is ":" and a port as Add writes it.
+func isPort(key string) bool {
+	digits, ok := strings.CutPrefix(key, ":")
+	n, err := strconv.ParseUint(digits, 10, 16)
+	return ok && err == nil && n > 0 && strconv.FormatUint(n, 10) == digits
 }
 
 // holdLocked lets a visitor wait at s, if there is a prospect and room.
 func (t *Table) holdLocked(s *slot) (*waiter, error) {
+	w := &waiter{ready: make(chan struct{}), limit: t.opts.Hold}
+	now := time.Now()
+	if len(s.entries) == 0 && !now.Before(s.servedUntil) {
+		w.limit, w.warm = t.warm.Sub(now), true
+		if t.opts.Warmup <= 0 || w.limit <= 0 {
+			return nil, tunnel.ErrNoRoute
+		}
+	}
 	switch {
-	case len(s.entries) == 0 && !time.Now().Before(s.servedUntil):
-		return nil, tunnel.ErrNoRoute
-	case t.opts.Hold == 0:
+	case w.limit == 0:
 		return nil, tunnel.ErrOffline
 	case t.held >= t.opts.MaxHeld || s.waiters.Len() >= t.opts.MaxHeldPerName:
 		return nil, tunnel.ErrQueueFull
 	}
-	w := &waiter{ready: make(chan struct{})}
 	w.at = s.waiters.PushBack(w)
 	t.held++
 	return w, nil
@@ -84,33 +119,41 @@ func (t *Table) holdLocked(s *slot) (*waiter, error) {
 
 // wait returns nil when w was woken.
 func (t *Table) wait(ctx context.Context, w *waiter) error {
-	timer := time.NewTimer(t.opts.Hold)
+	timer := time.NewTimer(w.limit)
 	defer timer.Stop()
 	select {
 	case <-w.ready:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-timer.C:
 	case <-t.closing:
+		return tunnel.ErrOffline
+	case <-timer.C:
+	}
+	if w.warm {
+		return tunnel.ErrNoRoute
 	}
 	return tunnel.ErrOffline
 }
 
-// leave ends w's wait. It reports whether w was woken, and the entry that it
-// got if that is still in the table.
-func (t *Table) leave(s *slot, w *waiter) (e *entry, woken bool) {
+// leave ends w's wait. It returns the entry that w got if that is still in the
+// table, and reports whether else it is worth to ask again: what woke w has
+// gone, or the name appeared in the warm-up with a tunnel that is away.
+func (t *Table) leave(s *slot, w *waiter) (e *entry, again bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if w.entry == nil {
+	switch {
+	case w.entry == nil:
 		s.waiters.Remove(w.at)
 		t.held--
-		return nil, false
-	}
-	if w.entry.removed {
+		if s.guess && s.waiters.Len() == 0 && s.in[s.name] == s {
+			delete(s.in, s.name)
+		}
+		return nil, w.warm && len(s.entries) > 0
+	case w.entry.removed:
 		return nil, true
 	}
-	return w.entry, true
+	return w.entry, false
 }
 
 // wakeLocked gives the waiters of slots a tunnel, each slot's in the order in

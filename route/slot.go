@@ -24,6 +24,7 @@ type slot struct {
 
 	waiters list.List // of *waiter, first come first served
 	seen    bool      // it is in Table.seen
+	guess   bool      // nobody has held it yet: it is there for its waiters alone
 }
 
 // slotLocked returns the slot of a name, and makes it if need be.
@@ -39,6 +40,8 @@ func (t *Table) slotLocked(in map[string]*slot, name, key string) *slot {
 // openToLocked reports whether b may bind the slot's name.
 func (s *slot) openToLocked(b Entry, now time.Time) bool {
 	switch {
+	case s.guess:
+		return true
 	case len(s.holders) > 0:
 		return s.owner == b.Owner && s.id == b.ID
 	case s.waiters.Len() > 0 || now.Before(s.until):
@@ -52,6 +55,7 @@ func (s *slot) takeLocked(e *entry) {
 		s.owner, s.id = e.Owner, e.ID
 		s.servedUntil = time.Time{}
 	}
+	s.guess = false
 	s.holders = append(s.holders, e)
 }
 

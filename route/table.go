@@ -42,6 +42,12 @@ type Options struct {
 	// 30 s, negative means not at all.
 	Hold time.Duration
 
+	// Warmup is how long after NewTable a name that was never seen is waited
+	// for as if it had been: agents that were connected before the server was
+	// started again are about to bind. It counts for IDs that tunnel.ParseID
+	// accepts and for ports. 0 means not at all.
+	Warmup time.Duration
+
 	// MaxHeld is how many visitors may wait in all, MaxHeldPerName how many
 	// at one name; 0 means 1024 and 256.
 	MaxHeld, MaxHeldPerName int
@@ -81,8 +87,9 @@ func (e *TakenError) Error() string { return fmt.Sprintf("%q is taken", e.Key) }
 type Table struct {
 	opts    Options        // constant after NewTable
 	suffix  string         // "." + opts.Domain; empty without one
+	warm    time.Time      // when the warm-up is over; constant too
 	closing chan struct{}  // closed by Close
-	running sync.WaitGroup // watchers, and closers of replaced tunnels
+	running sync.WaitGroup // followers, and closers of replaced tunnels
 
 	mu      sync.Mutex // guards the fields below, and all slots, entries and watches
 	closed  bool
@@ -120,6 +127,7 @@ func NewTable(opts Options) *Table {
 	}
 	t := &Table{
 		opts:    opts,
+		warm:    time.Now().Add(opts.Warmup),
 		closing: make(chan struct{}),
 		byID:    make(map[string]*slot),
 		byKey:   make(map[string]*slot),
@@ -131,8 +139,9 @@ func NewTable(opts Options) *Table {
 	return t
 }
 
-// Close empties the table, ends all waits with ErrOffline and waits for the
-// table's goroutines. It does not close tunnels.
+// Close empties the table and waits for its goroutines. All waits end with
+// ErrOffline, and so does each call of Route from then on. It does not close
+// tunnels.
 func (t *Table) Close() error {
 	t.mu.Lock()
 	if !t.closed {
@@ -156,7 +165,7 @@ func (t *Table) Close() error {
 // tunnel.ErrClosed if the tunnel or the table has ended, and otherwise it says
 // which field of b is wrong; nothing has changed then.
 //
-// The table uses the tunnel's OnAvailability, if it has one.
+// The table registers with the tunnel's OnAvailability, if it has one.
 func (t *Table) Add(b Entry) (remove func(), err error) {
 	if err := t.check(b); err != nil {
 		return nil, fmt.Errorf("route: add %q: %w", b.ID, err)
@@ -164,6 +173,7 @@ func (t *Table) Add(b Entry) (remove func(), err error) {
 	available := isAvailable(b.Tunnel)
 
 	t.mu.Lock()
+	known := t.watched[b.Tunnel] != nil
 	replaced, e, err := t.addLocked(b, available)
 	var woken []*waiter
 	if err == nil {
@@ -174,6 +184,11 @@ func (t *Table) Add(b Entry) (remove func(), err error) {
 		return nil, fmt.Errorf("route: add %q: %w", b.ID, err)
 	}
 	signal(woken)
+	if a, ok := b.Tunnel.(tunnel.Availability); ok && !known {
+		w := e.watch
+		a.OnAvailability(func() { t.look(a, w) })
+		t.look(a, w) // it may have changed before
+	}
 	for _, old := range replaced {
 		t.opts.Logger.Info("tunnel replaced by a newer one of the same agent", "tunnel", string(b.ID))
 		go func() {

@@ -28,7 +28,7 @@ type fakeTunnel struct {
 
 	mu      sync.Mutex
 	away    bool
-	changed func()
+	changed []func()
 	end     tunnel.EndCode
 }
 
@@ -39,7 +39,14 @@ func newTunnel(name string) *fakeTunnel {
 func (f *fakeTunnel) String() string        { return f.name }
 func (f *fakeTunnel) ID() tunnel.ID         { return tunnel.ID(f.name) }
 func (f *fakeTunnel) Done() <-chan struct{} { return f.done }
-func (f *fakeTunnel) Close() error          { f.once.Do(func() { close(f.done) }); return nil }
+
+func (f *fakeTunnel) Close() error {
+	f.once.Do(func() {
+		close(f.done)
+		f.tell()
+	})
+	return nil
+}
 
 func (f *fakeTunnel) End(code tunnel.EndCode, _ string) error {
 	f.mu.Lock()
@@ -61,18 +68,22 @@ func (f *fakeTunnel) Available() bool {
 func (f *fakeTunnel) OnAvailability(g func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.changed != nil {
-		panic("OnAvailability was called twice")
-	}
-	f.changed = g
+	f.changed = append(f.changed[:len(f.changed):len(f.changed)], g)
 }
 
 func (f *fakeTunnel) setAway(away bool) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.away = away
-	if f.changed != nil {
-		f.changed() // with the lock held, as is allowed
+	f.mu.Unlock()
+	f.tell()
+}
+
+func (f *fakeTunnel) tell() {
+	f.mu.Lock()
+	changed := f.changed
+	f.mu.Unlock()
+	for _, g := range changed {
+		g()
 	}
 }
 
@@ -340,6 +351,55 @@ func TestSnapshot(t *testing.T) {
 		" {Key::22 ID:web Owner:o Waiting:0 Tunnels:[{Service: Instance: Available:false}]}]"
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// plainTunnel tells nobody of its end.
+type plainTunnel struct{ f *fakeTunnel }
+
+func (p plainTunnel) ID() tunnel.ID         { return p.f.ID() }
+func (p plainTunnel) Done() <-chan struct{} { return p.f.Done() }
+func (p plainTunnel) Close() error          { return p.f.Close() }
+func (p plainTunnel) OpenStream(ctx context.Context, info tunnel.StreamInfo) (net.Conn, error) {
+	return p.f.OpenStream(ctx, info)
+}
+
+func TestTunnelWithoutAvailability(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		table := newTable(t, route.Options{Hold: -1})
+		f := newTunnel("plain")
+		f.setAway(true) // it has no way to say so
+		add(t, table, route.Entry{ID: "web", Tunnel: plainTunnel{f}})
+		if _, _, err := table.Route(t.Context(), "/web"); err != nil {
+			t.Errorf("got error %v, want the tunnel", err)
+		}
+		f.Close()
+		synctest.Wait()
+		wantRoute(t, table, "/web", "no route")
+		if s := table.Snapshot(); len(s) != 0 {
+			t.Errorf("the table has %+v, want nothing", s)
+		}
+	})
+}
+
+// Many changes from several goroutines: the table ends up with the last one.
+func TestAvailabilityIsNotOvertaken(t *testing.T) {
+	t.Parallel()
+	table := newTable(t, route.Options{Hold: -1})
+	a := newTunnel("a")
+	add(t, table, route.Entry{ID: "web", Tunnel: a})
+	for i := range 200 {
+		want := "offline"
+		if i%2 == 0 {
+			want = "a/"
+		}
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() { a.setAway(i%2 != 0) })
+		}
+		wg.Wait()
+		wantRoute(t, table, "/web", want)
 	}
 }
 

@@ -8,9 +8,12 @@ import (
 // long as the tunnel lives, however many names it has. The table's mutex
 // guards it.
 type watch struct {
+	tunnel    tunnel.Tunnel
+	done      <-chan struct{}
 	entries   []*entry
 	available bool
-	done      <-chan struct{}
+	looking   bool // somebody asks the tunnel, without the lock
+	again     bool // it may have changed since they asked
 }
 
 // isAvailable asks a tunnel itself, and so must not be called under the lock.
@@ -21,73 +24,92 @@ func isAvailable(tun tunnel.Tunnel) bool {
 
 // usableLocked reports whether a stream opened now has a chance.
 func (w *watch) usableLocked() bool {
-	if !w.available {
-		return false
-	}
+	return w.available && !w.endedLocked()
+}
+
+func (w *watch) endedLocked() bool {
 	select {
 	case <-w.done:
-		return false
-	default:
 		return true
+	default:
+		return false
 	}
 }
 
-// watchLocked returns the tunnel's watch, and begins it if it is new.
+// watchLocked returns the tunnel's watch, and begins it if it is new: the
+// caller then registers look with a tunnel that has Availability.
 func (t *Table) watchLocked(tun tunnel.Tunnel, available bool) *watch {
 	if w := t.watched[tun]; w != nil {
 		return w
 	}
-	w := &watch{available: available, done: tun.Done()}
+	w := &watch{tunnel: tun, available: available, done: tun.Done()}
 	t.watched[tun] = w
-	t.running.Go(func() { t.follow(tun, w) })
+	if _, ok := tun.(tunnel.Availability); !ok {
+		t.running.Go(func() { t.follow(w) })
+	}
 	return w
 }
 
-// follow keeps w up to date until the tunnel ends.
-func (t *Table) follow(tun tunnel.Tunnel, w *watch) {
-	changed := make(chan struct{}, 1)
-	if a, ok := tun.(tunnel.Availability); ok {
-		look := func() {
-			select {
-			case changed <- struct{}{}:
-			default: // the loop is yet to look, and will see the newest state
-			}
-		}
-		a.OnAvailability(look)
-		look() // it may have changed before
+// follow waits for the end of a tunnel that does not tell of it.
+func (t *Table) follow(w *watch) {
+	select {
+	case <-w.done:
+	case <-t.closing:
 	}
-	for {
-		select {
-		case <-changed:
-			t.update(w, isAvailable(tun))
-		case <-w.done:
-			t.ended(tun, w)
-			return
-		case <-t.closing:
-			return
-		}
-	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.dropLocked(w)
 }
 
-func (t *Table) update(w *watch, available bool) {
+// look brings w up to date. It is called whenever the tunnel has changed, from
+// any goroutine, and does not block. Of several calls at once the first does
+// the work of all, since answers of the tunnel could otherwise overtake one
+// another.
+func (t *Table) look(a tunnel.Availability, w *watch) {
 	t.mu.Lock()
+	if w.looking {
+		w.again = true
+		t.mu.Unlock()
+		return
+	}
+	w.looking = true
+	for {
+		w.again = false
+		t.mu.Unlock()
+		available := a.Available()
+		t.mu.Lock()
+		woken := t.updateLocked(w, available)
+		if len(woken) > 0 {
+			t.mu.Unlock()
+			signal(woken)
+			t.mu.Lock()
+		}
+		if !w.again {
+			break
+		}
+	}
+	w.looking = false
+	t.mu.Unlock()
+}
+
+func (t *Table) updateLocked(w *watch, available bool) (woken []*waiter) {
 	w.available = available
-	var woken []*waiter
-	if available {
+	switch {
+	case t.closed:
+	case w.endedLocked():
+		t.dropLocked(w)
+	case available:
 		for _, e := range w.entries {
 			woken = append(woken, t.wakeLocked(e.serves)...)
 		}
 	}
-	t.mu.Unlock()
-	signal(woken)
+	return woken
 }
 
-// ended removes all that an ended tunnel had bound.
-func (t *Table) ended(tun tunnel.Tunnel, w *watch) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+// dropLocked removes all that an ended tunnel had bound.
+func (t *Table) dropLocked(w *watch) {
 	for len(w.entries) > 0 && !t.closed {
 		t.removeLocked(w.entries[len(w.entries)-1])
 	}
-	delete(t.watched, tun)
+	delete(t.watched, w.tunnel)
 }

@@ -61,8 +61,8 @@ type Availability interface {
 	Available() bool
 
 	// OnAvailability registers f to be called after each change, and when the
-	// tunnel has ended, from any goroutine; f must not block. Several may be
-	// registered.
+	// tunnel has ended, from any goroutine; f must not block, and may call the
+	// tunnel's Available. Several may be registered.
 	OnAvailability(f func())
 }
 

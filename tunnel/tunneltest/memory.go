@@ -30,14 +30,16 @@ type Memory struct {
 	mu      sync.Mutex // guards the fields below
 	closed  bool
 	streams map[*stream]struct{} // open at the opener's end
+	notify  []func()             // see OnAvailability
 }
 
 var (
-	_ tunnel.Tunnel      = (*Memory)(nil)
-	_ tunnel.EarlyOpener = (*Memory)(nil)
-	_ tunnel.HalfCloser  = (*stream)(nil)
-	_ tunnel.Resetter    = (*stream)(nil)
-	_ tunnel.Incoming    = (*incoming)(nil)
+	_ tunnel.Tunnel       = (*Memory)(nil)
+	_ tunnel.EarlyOpener  = (*Memory)(nil)
+	_ tunnel.Availability = (*Memory)(nil)
+	_ tunnel.HalfCloser   = (*stream)(nil)
+	_ tunnel.Resetter     = (*stream)(nil)
+	_ tunnel.Incoming     = (*incoming)(nil)
 )
 
 // NewMemory returns a tunnel and its agent's end, a listener whose conns are
@@ -65,14 +67,32 @@ func (m *Memory) Close() error {
 	streams := m.streams
 	first := !m.closed
 	m.closed, m.streams = true, nil
+	notify := m.notify
 	m.mu.Unlock()
 	if first {
 		close(m.done)
 		for s := range streams {
 			s.far.Conn.Abort(fmt.Errorf("stream: %w", tunnel.ErrClosed))
 		}
+		for _, f := range notify {
+			f()
+		}
 	}
 	return nil
+}
+
+// Available reports whether the tunnel lives.
+func (m *Memory) Available() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return !m.closed
+}
+
+// OnAvailability registers f to be called when the tunnel has ended.
+func (m *Memory) OnAvailability(f func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.notify = append(m.notify[:len(m.notify):len(m.notify)], f)
 }
 
 // OpenStream opens a stream and waits for the agent's answer.

@@ -324,11 +324,29 @@ func testCloseTunnel(p *pair) {
 	near, far := p.open()
 	p.talk(near, far, "before")
 	arrived := p.arrive()
+	told := make(chan bool, 16)
+	a, tells := p.tun.(tunnel.Availability)
+	if tells {
+		for range 2 {
+			a.OnAvailability(func() {
+				select {
+				case <-p.tun.Done():
+					told <- a.Available()
+				default: // about something else
+				}
+			})
+		}
+	}
 	if err := p.tun.Close(); err != nil {
 		p.Errorf("Close: %v", err)
 	}
 	if err := p.tun.Close(); err != nil {
 		p.Errorf("second Close: %v", err)
+	}
+	for i := 0; tells && i < 2; i++ {
+		if await(p, told, "OnAvailability") {
+			p.Error("a tunnel that has ended says that it is available")
+		}
 	}
 	select {
 	case <-p.tun.Done():
