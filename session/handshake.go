@@ -45,6 +45,9 @@ func (s *Session) offer() *hello {
 func Dial(ctx context.Context, conn net.Conn, opts *Options) (*Session, error) {
 	s := newSession(opts.withDefaults(), true)
 	w, err := s.greet(ctx, conn, s.offer())
+	if err == nil && (w.session == sessionID{} || w.secret == secretKey{}) {
+		err = errors.New("WELCOME without session or secret")
+	}
 	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("start session: %w", err)

@@ -170,7 +170,7 @@ func (st *Stream) returnCredit(n int) {
 // and not the path was the limit.
 func (s *Session) growLocked(st *Stream, took time.Duration) int {
 	now := sinceStart()
-	if l := s.link; l != nil && now-s.rttAt > rttMaxAge && !l.pinged {
+	if l := s.link; l != nil && (s.rtt == 0 || now-s.rttAt > rttMaxAge) && !l.pinged {
 		l.ping = true
 	}
 	if s.rtt == 0 || took > max(s.rtt, minTuneRTT) {
