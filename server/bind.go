@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
-	"strings"
+	"strconv"
 	"sync"
 	"time"
 
@@ -21,61 +20,85 @@ import (
 // A binder is an agent's tunnel with the names that it has bound. It exists as
 // long as the tunnel.
 type binder struct {
-	server *Server
-	tunnel tunnel.Tunnel
-	log    *slog.Logger
+	server  *Server
+	tunnel  tunnel.Tunnel
+	dialect string
+	remote  string // the agent's address
+	host    string // by which it reached the server
+	began   time.Time
 
 	mu       sync.Mutex // guards the fields below
 	identity *auth.Identity
 	expiry   *time.Timer // ends the tunnel with its credential; nil if that never ends
-	release  map[string]func()
+	names    map[string]name
 	ended    bool
+}
+
+// A name is what was bound under a key.
+type name struct {
+	id      tunnel.ID
+	port    uint16 // public TCP port, or 0
+	release func()
 }
 
 var _ dialect.BindHandler = (*binder)(nil)
 
-// watch takes over the tunnel until it ends.
+func (b *binder) info(msg string, args ...any) {
+	b.server.log.Info(msg, append([]any{"tunnel", string(b.tunnel.ID()), "dialect", b.dialect, "remote", b.remote}, args...)...)
+}
+
+// watch takes over the tunnel until it ends. The caller has added it to the
+// server.
 func (b *binder) watch() {
 	b.mu.Lock()
 	b.expireLocked()
 	b.mu.Unlock()
+	if a, ok := b.tunnel.(tunnel.Availability); ok {
+		a.OnAvailability(b.look)
+		b.look() // it may have ended before
+	} else {
+		go func() { // the server's agents wait for it
+			<-b.tunnel.Done()
+			b.look()
+		}()
+	}
 	if t, ok := b.tunnel.(dialect.Binder); ok {
 		t.ServeBinds(b)
 	}
-	ended := sync.OnceFunc(b.end)
-	look := func() {
-		select {
-		case <-b.tunnel.Done():
-			ended()
-		default:
-		}
-	}
-	if a, ok := b.tunnel.(tunnel.Availability); ok {
-		a.OnAvailability(look)
-		look() // it may have ended before
-		return
-	}
-	b.server.watching.Go(func() {
-		<-b.tunnel.Done()
-		ended()
-	})
 }
 
-// end gives back what the tunnel had.
-func (b *binder) end() {
+// look sees whether the tunnel has ended. It does not block.
+func (b *binder) look() {
+	select {
+	case <-b.tunnel.Done():
+	default:
+		return
+	}
 	b.mu.Lock()
+	first := !b.ended
 	b.ended = true
-	release := b.release
-	b.release = nil
+	names := b.names
+	b.names = nil
 	if b.expiry != nil {
 		b.expiry.Stop()
 	}
 	b.mu.Unlock()
-	for _, f := range release {
-		f()
+	if first {
+		go b.end(names) // closing ports takes time; the server's agents wait for it
 	}
-	b.server.forget(b.tunnel)
-	b.log.Info("agent gone", "tunnel", string(b.tunnel.ID()))
+}
+
+// end gives back what the tunnel had.
+func (b *binder) end(names map[string]name) {
+	for _, n := range names {
+		n.release()
+	}
+	var why error
+	if t, ok := b.tunnel.(interface{ Err() error }); ok {
+		why = t.Err()
+	}
+	b.info("agent gone", "dur", time.Since(b.began).Round(time.Millisecond), "err", why)
+	b.server.remove(b.tunnel)
 }
 
 // expireLocked sees to it that the tunnel ends with its credential.
@@ -88,21 +111,23 @@ func (b *binder) expireLocked() {
 		return
 	}
 	b.expiry = time.AfterFunc(time.Until(b.identity.Expires), func() {
-		end(b.tunnel, tunnel.EndCredential, "the credential has expired")
+		b.server.unlessClosing(func() {
+			end(b.tunnel, tunnel.EndCredential, "the credential has expired")
+		})
 	})
 }
 
 // Bind implements dialect.BindHandler.
-func (b *binder) Bind(ctx context.Context, bd dialect.Binding) (dialect.Bound, error) {
+func (b *binder) Bind(_ context.Context, bd dialect.Binding) (dialect.Bound, error) {
 	b.mu.Lock()
 	id := b.identity
 	b.mu.Unlock()
-	if err := b.check(bd, id); err != nil {
-		return dialect.Bound{}, err
+	bound, release, err := dialect.Bound{}, func() {}, b.check(bd, id)
+	if err == nil {
+		bound, release, err = b.bind(bd, id)
 	}
-	bound, release, err := b.bind(bd, id)
 	if err != nil {
-		b.log.Warn("binding refused", "tunnel", string(bd.ID), "err", err)
+		b.server.log.Warn("binding refused", "tunnel", string(bd.ID), "remote", b.remote, "err", err)
 		return dialect.Bound{}, err
 	}
 	b.mu.Lock()
@@ -111,12 +136,12 @@ func (b *binder) Bind(ctx context.Context, bd dialect.Binding) (dialect.Bound, e
 		release()
 		return dialect.Bound{}, &dialect.BindError{Code: dialect.BindInternal, Reason: "the session has ended"}
 	}
-	if b.release == nil {
-		b.release = make(map[string]func())
+	if b.names == nil {
+		b.names = make(map[string]name)
 	}
-	b.release[bd.Key] = release
+	b.names[bd.Key] = name{bd.ID, bound.Port, release}
 	b.mu.Unlock()
-	b.log.Info("bound", "tunnel", string(bd.ID), "kind", string(bd.Kind), "url", bound.URLs[0])
+	b.info("bound", "kind", string(bd.Kind), "url", bound.URLs[0])
 	return bound, nil
 }
 
@@ -126,7 +151,8 @@ func (b *binder) check(bd dialect.Binding, id *auth.Identity) error {
 		return &dialect.BindError{Code: dialect.BindInvalid, Reason: fmt.Sprintf(format, args...)}
 	}
 	b.mu.Lock()
-	n, taken := len(b.release), b.release[bd.Key] != nil
+	n := len(b.names)
+	_, taken := b.names[bd.Key]
 	b.mu.Unlock()
 	switch {
 	case bd.Key == "" || len(bd.Key) > 64:
@@ -164,22 +190,18 @@ func (b *binder) bind(bd dialect.Binding, id *auth.Identity) (bound dialect.Boun
 	closePort := func() {}
 	if bd.Kind == dialect.TCP {
 		var addr netip.AddrPort
-		if bd.Port != 0 {
-			addr, closePort, err = s.tcp.Listen(bd.ID, bd.Port)
-		} else {
-			addr, closePort, err = s.tcp.ListenAny(bd.ID, id.Scope.AllowsPort)
-		}
-		if err != nil {
+		if addr, closePort, err = b.listen(bd, id); err != nil {
 			return dialect.Bound{}, nil, b.portError(bd.Port, err)
 		}
 		e.Port = addr.Port()
+		base := s.baseFor(b.host)
 		bound = dialect.Bound{
-			URLs: []string{"tcp://" + net.JoinHostPort(s.base.Hostname(), fmt.Sprint(addr.Port()))},
-			Port: addr.Port(),
+			URLs: []string{"tcp://" + net.JoinHostPort(base.Hostname(), strconv.Itoa(int(e.Port)))},
+			Port: e.Port,
 			Addr: addr,
 		}
 	} else {
-		bound.URLs = s.urls(bd.ID)
+		bound.URLs = s.urlsFor(bd.ID, b.host)
 	}
 	remove, err := s.table.Add(e)
 	if err != nil {
@@ -193,66 +215,63 @@ func (b *binder) bind(bd dialect.Binding, id *auth.Identity) (bound dialect.Boun
 	return bound, func() { remove(); closePort() }, nil
 }
 
+// listen opens the public port of a binding.
+func (b *binder) listen(bd dialect.Binding, id *auth.Identity) (netip.AddrPort, func(), error) {
+	if bd.Port != 0 {
+		return b.server.tcp.Listen(bd.ID, bd.Port)
+	}
+	port := b.server.preferredPort(bd.ID, id.Scope.AllowsPort)
+	if port != 0 && !b.has(bd.ID, port) {
+		if addr, closePort, err := b.server.tcp.Listen(bd.ID, port); err == nil {
+			return addr, closePort, nil
+		}
+	}
+	return b.server.tcp.ListenAny(bd.ID, id.Scope.AllowsPort)
+}
+
+// has reports whether the port is this tunnel's own already, under another key.
+func (b *binder) has(id tunnel.ID, port uint16) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, n := range b.names {
+		if n.id == id && n.port == port {
+			return true
+		}
+	}
+	return false
+}
+
 func (b *binder) portError(port uint16, err error) error {
-	e := &dialect.BindError{Code: dialect.BindInternal, Reason: "the port cannot be opened"}
+	e := &dialect.BindError{Code: dialect.BindInternal, Reason: fmt.Sprintf("port %d cannot be opened", port)}
 	switch {
 	case errors.Is(err, ingress.ErrPortNotAllowed):
 		e.Code, e.Reason = dialect.BindForbidden, fmt.Sprintf("port %d: this server gives out %s", port, b.server.ports())
 	case errors.Is(err, ingress.ErrPortInUse):
 		e.Code, e.Reason = dialect.BindPortInUse, fmt.Sprintf("port %d is in use", port)
 	case errors.Is(err, ingress.ErrNoPort):
-		e.Code, e.Reason = dialect.BindNoPort, "no port is free: this server gives out "+b.server.ports()
+		e.Code, e.Reason = dialect.BindNoPort, "no port is free that the credential allows: this server gives out "+b.server.ports()
 	default:
-		b.log.Error("port not opened", "err", err)
+		b.server.log.Error("port not opened", "remote", b.remote, "err", err)
 	}
 	return e
-}
-
-// ports says which public TCP ports there are.
-func (s *Server) ports() string {
-	if len(s.opts.TCPPorts) == 0 {
-		return "no TCP ports"
-	}
-	var list []string
-	for _, r := range s.opts.TCPPorts {
-		list = append(list, auth.PortRange(r).String())
-	}
-	return "the TCP ports " + strings.Join(list, ", ")
-}
-
-// urls returns the addresses of an ID, best first.
-func (s *Server) urls(id tunnel.ID) []string {
-	var urls []string
-	if s.opts.Domain != "" {
-		u := s.base
-		u.Host = string(id) + "." + s.opts.Domain
-		if port := s.base.Port(); port != "" {
-			u.Host += ":" + port
-		}
-		urls = append(urls, u.String()+"/")
-	}
-	if s.opts.PathMode {
-		u := s.base
-		u.Path = "/" + string(id) + "/"
-		urls = append(urls, u.String())
-	}
-	return urls
 }
 
 // Unbind implements dialect.BindHandler.
 func (b *binder) Unbind(_ context.Context, key string) error {
 	b.mu.Lock()
-	release := b.release[key]
-	delete(b.release, key)
+	n, ok := b.names[key]
+	delete(b.names, key)
 	b.mu.Unlock()
-	if release == nil {
+	if !ok {
 		return &dialect.BindError{Code: dialect.BindInvalid, Reason: fmt.Sprintf("key %.70q is not bound", key)}
 	}
-	release()
+	n.release()
+	b.info("unbound", "id", string(n.id))
 	return nil
 }
 
-// Refresh implements dialect.BindHandler.
+// Refresh implements dialect.BindHandler. The new credential must be the same
+// holder's, and allow what is bound.
 func (b *binder) Refresh(ctx context.Context, claim auth.Claim) error {
 	id, err := b.server.opts.Auth.Authenticate(ctx, claim)
 	if err != nil {
@@ -262,6 +281,11 @@ func (b *binder) Refresh(ctx context.Context, claim auth.Claim) error {
 	defer b.mu.Unlock()
 	if id.Subject != b.identity.Subject {
 		return &auth.Error{Code: auth.Forbidden, Reason: "the credential is somebody else's"}
+	}
+	for _, n := range b.names {
+		if !id.Scope.AllowsID(n.id) || n.port != 0 && !id.Scope.AllowsPort(n.port) {
+			return &auth.Error{Code: auth.Forbidden, Reason: fmt.Sprintf("the credential does not allow %q with the port %d, which is bound", n.id, n.port)}
+		}
 	}
 	b.identity = id
 	b.expireLocked()

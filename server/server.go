@@ -1,7 +1,12 @@
 // Package server is the public side of adit: it takes in agents and visitors,
 // and brings them together.
 //
-//	s, err := server.New(server.Options{Listen: ":8080", Secrets: secrets})
+//	s, err := server.New(server.Options{
+//		Listen:   ":8080",
+//		PathMode: true,
+//		Dialects: []dialect.Dialect{native.New(native.Options{})},
+//		Auth:     authenticator,
+//	})
 //	...
 //	err = s.Run(ctx)
 package server
@@ -12,10 +17,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"net/url"
-	"strings"
 	"sync"
 	"time"
 
@@ -32,8 +35,9 @@ type Options struct {
 	// ":8080". Public TCP ports are bound on its host.
 	Listen string
 
-	// Domain is the domain below which each ID has a hostname. If empty,
-	// there are only paths.
+	// Domain is the domain below which each ID has a hostname. If empty, IDs
+	// have hostnames below "localhost" only, which lead to this machine for
+	// those that are on it, and PathMode is required.
 	Domain string
 
 	// PathMode serves each ID below /<id>/ too, at Domain itself and at
@@ -41,8 +45,9 @@ type Options struct {
 	PathMode bool
 
 	// PublicURL is how visitors reach Listen from outside, if that is not
-	// obvious: behind a TLS proxy "https://tunnel.example.com", say. Only
-	// scheme, host and port count.
+	// obvious: behind a TLS proxy "https://tunnel.example.com", say. It has
+	// no path. If it and Domain are empty, each agent is told addresses under
+	// the host by which it reached the server itself.
 	PublicURL string
 
 	// TCPPorts are the public TCP ports that agents may be given.
@@ -51,7 +56,8 @@ type Options struct {
 	// TrustedProxies are addresses whose forwarded header fields are kept.
 	TrustedProxies []netip.Prefix
 
-	// Hold is how long visitors wait for an agent that is away; 0 means 30 s.
+	// Hold is how long visitors wait for an agent that is away; 0 means 30 s,
+	// negative means not at all.
 	Hold time.Duration
 
 	// Dialects are the protocols that agents may speak.
@@ -69,31 +75,41 @@ type Options struct {
 }
 
 const (
-	maxHandshakes = 256  // agents that are being admitted at a time
-	maxBindings   = 4096 // for each agent
+	maxHandshakes = 256              // agents that are being admitted at a time
+	maxAgents     = 1 << 16          // tunnels at a time
+	maxBindings   = 4096             // names for each tunnel
+	maxWarmup     = 20 * time.Second // agents try again after 15 s at most
+	localDomain   = "localhost"      // RFC 6761, section 6.3
 )
+
+// errRan says that a Server was run before.
+var errRan = errors.New("server: Run was called before")
 
 // A Server is a running or startable server. Its methods are safe for
 // concurrent use.
 type Server struct {
-	opts Options
-	log  *slog.Logger
-	ln   net.Listener
-	base url.URL // how visitors reach it
+	opts   Options
+	log    *slog.Logger
+	ln     net.Listener
+	base   url.URL // how visitors reach it
+	domain string  // below which IDs have hostnames
 
 	table *route.Table
 	http  *ingress.HTTP
 	tcp   *ingress.TCP
-	admit chan struct{} // a place for each handshake
 
-	watching sync.WaitGroup // for the ends of tunnels that tell nobody
+	agents sync.WaitGroup // handshakes, tunnels, and what ends them
 
-	mu      sync.Mutex // guards the fields below
-	tunnels map[tunnel.Tunnel]struct{}
-	closing bool
+	mu          sync.Mutex // guards the fields below
+	ran         bool
+	closing     bool // no agents are admitted any more
+	handshaking int
+	handshakes  map[net.Conn]struct{} // conns of those that got as far
+	tunnels     map[tunnel.Tunnel]struct{}
 }
 
-// New opens the listener of a server. The caller runs it, which closes it.
+// New opens the listener of a server. The caller runs it, which closes it. The
+// error names the field that is wrong, or it is the system's.
 func New(opts Options) (*Server, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
@@ -101,31 +117,39 @@ func New(opts Options) (*Server, error) {
 	if opts.Grace == 0 {
 		opts.Grace = 10 * time.Second
 	}
-	if opts.Auth == nil || len(opts.Dialects) == 0 {
-		return nil, errors.New("server: without authenticator and dialects nobody can connect")
+	if opts.Hold == 0 {
+		opts.Hold = 30 * time.Second
 	}
-	if !opts.PathMode && opts.Domain == "" {
-		return nil, errors.New("server: with neither a domain nor paths visitors reach nothing")
+	s := &Server{
+		opts:       opts,
+		log:        opts.Logger,
+		domain:     opts.Domain,
+		handshakes: make(map[net.Conn]struct{}),
+		tunnels:    make(map[tunnel.Tunnel]struct{}),
+	}
+	if s.domain == "" {
+		s.domain = localDomain
+	}
+	if err := s.check(); err != nil {
+		return nil, err
 	}
 	ln, err := net.Listen("tcp", opts.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
-	s := &Server{
-		opts:    opts,
-		log:     opts.Logger,
-		ln:      ln,
-		admit:   make(chan struct{}, maxHandshakes),
-		tunnels: make(map[tunnel.Tunnel]struct{}),
+	s.ln = ln
+	if s.base.Host == "" {
+		s.base = s.listenURL()
 	}
-	if s.base, err = s.publicURL(); err != nil {
-		ln.Close()
-		return nil, err
-	}
-	s.table = route.NewTable(route.Options{Domain: opts.Domain, Hold: opts.Hold, Logger: opts.Logger})
+	s.table = route.NewTable(route.Options{
+		Domain: s.domain,
+		Hold:   opts.Hold,
+		Warmup: min(opts.Hold, maxWarmup),
+		Logger: opts.Logger,
+	})
 	s.http = ingress.NewHTTP(ingress.HTTPOptions{
 		Router:         s.table,
-		Domain:         opts.Domain,
+		Domain:         s.domain,
 		PathMode:       opts.PathMode,
 		Scheme:         s.base.Scheme,
 		TrustedProxies: opts.TrustedProxies,
@@ -145,40 +169,41 @@ func New(opts Options) (*Server, error) {
 	return s, nil
 }
 
+// check looks at the options, before anything is opened.
+func (s *Server) check() (err error) {
+	switch o := s.opts; {
+	case o.Auth == nil || len(o.Dialects) == 0:
+		return errors.New("server: without authenticator and dialects nobody can connect")
+	case !o.PathMode && o.Domain == "":
+		return errors.New("server: with neither a domain nor paths visitors reach nothing")
+	}
+	if err := checkDomain(s.domain); err != nil {
+		return fmt.Errorf("server: %w", err)
+	}
+	if s.opts.PublicURL != "" {
+		s.base, err = parsePublicURL(s.opts.PublicURL)
+	}
+	return err
+}
+
 // Addr returns the address that the server listens on.
 func (s *Server) Addr() netip.AddrPort { return s.ln.Addr().(*net.TCPAddr).AddrPort() }
-
-// publicURL works out how visitors reach the listener.
-func (s *Server) publicURL() (url.URL, error) {
-	if s.opts.PublicURL != "" {
-		u, err := url.Parse(s.opts.PublicURL)
-		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.User != nil {
-			return url.URL{}, fmt.Errorf("server: public URL %q: want http:// or https:// and a host", s.opts.PublicURL)
-		}
-		return url.URL{Scheme: u.Scheme, Host: u.Host}, nil
-	}
-	addr := s.Addr()
-	host := s.opts.Domain
-	if host == "" {
-		host = addr.Addr().String()
-		if addr.Addr().IsUnspecified() {
-			host = "localhost"
-		}
-	}
-	u := url.URL{Scheme: "http", Host: net.JoinHostPort(host, fmt.Sprint(addr.Port()))}
-	if addr.Port() == 80 {
-		u.Host = strings.TrimSuffix(u.Host, ":80")
-	}
-	return u, nil
-}
 
 // URL returns how visitors reach the server, and agents too.
 func (s *Server) URL() string { return s.base.String() }
 
 // Run serves until ctx ends or the listener fails. When ctx ends it takes no
-// new visitors, tells agents to go elsewhere, lets requests finish for
-// Options.Grace, and returns nil when nothing of the server is left.
+// new visitors, tells agents to go elsewhere, lets what visitors have begun
+// finish for Options.Grace, and returns nil when nothing of the server is left.
+// It can be called once.
 func (s *Server) Run(ctx context.Context) error {
+	s.mu.Lock()
+	ran := s.ran
+	s.ran = true
+	s.mu.Unlock()
+	if ran {
+		return errRan
+	}
 	served := make(chan error, 1)
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
@@ -192,10 +217,10 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	stop()
 	s.http.Close()
-	s.endAll()
 	s.tcp.Close()
+	s.endAll()
 	s.table.Close()
-	s.watching.Wait()
+	s.agents.Wait()
 	wg.Wait()
 	return err
 }
@@ -205,22 +230,23 @@ func (s *Server) drain() {
 	ctx, cancel := context.WithTimeout(context.Background(), s.opts.Grace)
 	defer cancel()
 	s.log.Info("draining", "dur", s.opts.Grace)
-	s.mu.Lock()
-	s.closing = true
-	tunnels := s.allLocked()
-	s.mu.Unlock()
-	for _, t := range tunnels {
+	var wg sync.WaitGroup
+	wg.Go(func() { s.http.Shutdown(ctx) })
+	wg.Go(func() { s.tcp.Shutdown(ctx) })
+	for _, t := range s.close() {
 		if d, ok := t.(tunnel.Drainer); ok {
 			d.Drain("the server is shutting down")
 		}
 	}
-	var wg sync.WaitGroup
-	wg.Go(func() { s.http.Shutdown(ctx) })
-	wg.Go(func() { s.tcp.Shutdown(ctx) })
+	s.table.Close() // nobody need wait for an agent: none is coming
 	wg.Wait()
 }
 
-func (s *Server) allLocked() []tunnel.Tunnel {
+// close admits no more agents, and returns the tunnels of those that are here.
+func (s *Server) close() []tunnel.Tunnel {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closing = true
 	all := make([]tunnel.Tunnel, 0, len(s.tunnels))
 	for t := range s.tunnels {
 		all = append(all, t)
@@ -228,11 +254,13 @@ func (s *Server) allLocked() []tunnel.Tunnel {
 	return all
 }
 
-// endAll ends all tunnels.
+// endAll ends all tunnels and handshakes.
 func (s *Server) endAll() {
+	tunnels := s.close()
 	s.mu.Lock()
-	s.closing = true
-	tunnels := s.allLocked()
+	for c := range s.handshakes {
+		c.Close()
+	}
 	s.mu.Unlock()
 	var wg sync.WaitGroup
 	for _, t := range tunnels {
@@ -246,56 +274,4 @@ func end(t tunnel.Tunnel, code tunnel.EndCode, reason string) error {
 		return e.End(code, reason)
 	}
 	return t.Close()
-}
-
-// own returns the handler of requests for the server itself.
-func (s *Server) own(r *http.Request) http.Handler {
-	for _, d := range s.opts.Dialects {
-		if d.Match(r) {
-			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.accept(d, w, r) })
-		}
-	}
-	return nil
-}
-
-// accept takes in an agent.
-func (s *Server) accept(d dialect.Dialect, w http.ResponseWriter, r *http.Request) {
-	log := s.log.With("dialect", d.Name(), "remote", r.RemoteAddr)
-	var id *auth.Identity
-	t, err := d.Accept(w, r, func(ctx context.Context, claim auth.Claim) (*auth.Identity, error) {
-		select {
-		case s.admit <- struct{}{}:
-			defer func() { <-s.admit }()
-		default:
-			return nil, &auth.Error{Code: auth.Busy, Reason: "too many agents connect at once"}
-		}
-		var err error
-		id, err = s.opts.Auth.Authenticate(ctx, claim)
-		return id, err
-	})
-	switch {
-	case errors.Is(err, dialect.ErrResumed):
-		return
-	case err != nil:
-		log.Warn("agent not admitted", "err", err)
-		return
-	}
-	s.mu.Lock()
-	if s.closing {
-		s.mu.Unlock()
-		end(t, tunnel.EndShutdown, "the server is shutting down")
-		return
-	}
-	s.tunnels[t] = struct{}{}
-	s.mu.Unlock()
-	log.Info("agent connected", "tunnel", string(t.ID()), "subject", id.Subject)
-	b := &binder{server: s, tunnel: t, identity: id, log: log}
-	b.watch()
-}
-
-// forget takes t out of the server when it has ended.
-func (s *Server) forget(t tunnel.Tunnel) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.tunnels, t)
 }

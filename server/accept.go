@@ -1,0 +1,158 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"adit/auth"
+	"adit/dialect"
+	"adit/tunnel"
+)
+
+// own returns the handler of requests for the server itself.
+func (s *Server) own(r *http.Request) http.Handler {
+	for _, d := range s.opts.Dialects {
+		if d.Match(r) {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.accept(d, w, r) })
+		}
+	}
+	return nil
+}
+
+// accept takes in an agent, or gives a session of one a new carrier.
+func (s *Server) accept(d dialect.Dialect, w http.ResponseWriter, r *http.Request) {
+	refused := s.enter()
+	if refused == nil {
+		defer s.leave()
+	}
+	hw := &handshakeWriter{ResponseWriter: w, server: s}
+	defer hw.forget()
+	var id *auth.Identity
+	t, err := d.Accept(hw, r, func(ctx context.Context, claim auth.Claim) (*auth.Identity, error) {
+		if refused != nil {
+			return nil, refused
+		}
+		var err error
+		id, err = s.opts.Auth.Authenticate(ctx, claim)
+		return id, err
+	})
+	switch {
+	case errors.Is(err, dialect.ErrResumed):
+		return
+	case err != nil:
+		s.log.Warn("agent not admitted", "dialect", d.Name(), "remote", r.RemoteAddr, "err", err)
+		return
+	}
+	b := &binder{
+		server:   s,
+		tunnel:   t,
+		dialect:  d.Name(),
+		remote:   r.RemoteAddr,
+		host:     strings.Clone(r.Host[:min(len(r.Host), maxHost+1)]),
+		began:    time.Now(),
+		identity: id,
+	}
+	if reason := s.add(t); reason != "" {
+		b.info("agent turned away", "reason", reason)
+		end(t, tunnel.EndShutdown, reason)
+		return
+	}
+	b.info("agent connected", "subject", id.Subject)
+	b.watch()
+}
+
+// enter begins a handshake. Unless it returns an error, the caller calls leave.
+func (s *Server) enter() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closing:
+		return &auth.Error{Code: auth.Busy, Reason: "the server is shutting down"}
+	case s.handshaking >= maxHandshakes:
+		return &auth.Error{Code: auth.Busy, Reason: "too many agents connect at once"}
+	}
+	s.handshaking++
+	s.agents.Add(1)
+	return nil
+}
+
+func (s *Server) leave() {
+	s.mu.Lock()
+	s.handshaking--
+	s.mu.Unlock()
+	s.agents.Done()
+}
+
+// add makes t one of the server's tunnels, whose end calls remove, or says why
+// it cannot be.
+func (s *Server) add(t tunnel.Tunnel) (reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closing:
+		return "the server is shutting down"
+	case len(s.tunnels) >= maxAgents:
+		return "the server has as many agents as it takes"
+	}
+	s.tunnels[t] = struct{}{}
+	s.agents.Add(1)
+	return ""
+}
+
+// remove is the opposite of add.
+func (s *Server) remove(t tunnel.Tunnel) {
+	s.mu.Lock()
+	delete(s.tunnels, t)
+	s.mu.Unlock()
+	s.agents.Done()
+}
+
+// unlessClosing runs f, and lets Run wait for it, while the server is not
+// about to end all tunnels anyway.
+func (s *Server) unlessClosing(f func()) {
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return
+	}
+	s.agents.Add(1)
+	s.mu.Unlock()
+	defer s.agents.Done()
+	f()
+}
+
+// A handshakeWriter lets the server close a conn that a handshake has taken
+// over, so that its end need not wait for the far side.
+type handshakeWriter struct {
+	http.ResponseWriter
+	server *Server
+	conn   net.Conn // after Hijack
+}
+
+// Unwrap is for http.ResponseController.
+func (w *handshakeWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// Hijack lets the caller take over the conn.
+func (w *handshakeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	w.server.mu.Lock()
+	defer w.server.mu.Unlock()
+	w.server.handshakes[conn] = struct{}{}
+	w.conn = conn
+	return conn, rw, nil
+}
+
+// forget ends that: the conn is the session's now, or closed.
+func (w *handshakeWriter) forget() {
+	w.server.mu.Lock()
+	defer w.server.mu.Unlock()
+	delete(w.server.handshakes, w.conn)
+}

@@ -1,0 +1,161 @@
+package server
+
+import (
+	"fmt"
+	"hash/fnv"
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"adit/auth"
+	"adit/tunnel"
+)
+
+// maxDomain leaves room for an ID and a dot in a hostname of 253 bytes (RFC
+// 1035, section 2.3.4).
+const maxDomain = 253 - tunnel.MaxIDLen - 1
+
+// maxHost is the longest host and port that an agent is believed to have used.
+const maxHost = 260
+
+// checkDomain checks a domain: labels of letters, digits and '-' in lower case.
+func checkDomain(domain string) error {
+	if len(domain) > maxDomain {
+		return fmt.Errorf("domain %.40q… has %d bytes: it takes at most %d", domain, len(domain), maxDomain)
+	}
+	if _, err := netip.ParseAddr(domain); err == nil {
+		return fmt.Errorf("domain %q is an address: want a name such as tunnel.example.com", domain)
+	}
+	for label := range strings.SplitSeq(domain, ".") {
+		bad := label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' ||
+			strings.ContainsFunc(label, func(r rune) bool {
+				return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-')
+			})
+		if bad {
+			return fmt.Errorf("domain %q: want a name in lower case such as tunnel.example.com, without port", domain)
+		}
+	}
+	return nil
+}
+
+// parsePublicURL checks Options.PublicURL.
+func parsePublicURL(s string) (url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" ||
+		u.User != nil || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" {
+		return url.URL{}, fmt.Errorf("server: public URL %q: want http:// or https:// with a host and no path, such as https://tunnel.example.com", redactUser(s))
+	}
+	return url.URL{Scheme: u.Scheme, Host: strings.ToLower(u.Host)}, nil
+}
+
+// redactUser takes the user and the password out of what may be a URL.
+func redactUser(s string) string {
+	if at := strings.LastIndexByte(s, '@'); at >= 0 {
+		return "…" + s[at:]
+	}
+	return s
+}
+
+// listenURL is the URL of the listener itself.
+func (s *Server) listenURL() url.URL {
+	addr := s.Addr()
+	host := s.opts.Domain
+	if host == "" {
+		host = addr.Addr().Unmap().String()
+		if addr.Addr().IsUnspecified() {
+			host = localDomain
+		}
+	}
+	u := url.URL{Scheme: "http", Host: net.JoinHostPort(host, strconv.Itoa(int(addr.Port())))}
+	if addr.Port() == 80 {
+		u.Host = strings.TrimSuffix(u.Host, ":80")
+	}
+	return u
+}
+
+// baseFor is how visitors reach the server as far as an agent can tell that
+// reached it at host.
+func (s *Server) baseFor(host string) url.URL {
+	if s.opts.PublicURL != "" || s.opts.Domain != "" {
+		return s.base
+	}
+	u, err := url.Parse("http://" + host)
+	if err != nil || len(host) > maxHost || u.Host != host || u.Hostname() == "" {
+		return s.base
+	}
+	return url.URL{Scheme: "http", Host: host}
+}
+
+// urlsFor returns the addresses of an ID, best first, for an agent that reached
+// the server at host.
+func (s *Server) urlsFor(id tunnel.ID, host string) (urls []string) {
+	base := s.baseFor(host)
+	named := base
+	named.Host = string(id) + "." + s.domain
+	if port := base.Port(); port != "" {
+		named.Host += ":" + port
+	}
+	named.Path = "/"
+	path := base
+	path.Path = "/" + string(id) + "/"
+	switch {
+	case s.opts.Domain == "":
+		urls = append(urls, path.String())
+		if isLocal(base.Hostname()) && base.Scheme == "http" {
+			urls = append(urls, named.String())
+		}
+	case s.opts.PathMode:
+		urls = append(urls, named.String(), path.String())
+	default:
+		urls = append(urls, named.String())
+	}
+	return urls
+}
+
+// isLocal reports whether host is this machine, for those that are on it.
+func isLocal(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return host == localDomain || err == nil && a.IsLoopback()
+}
+
+// ports says which public TCP ports there are.
+func (s *Server) ports() string {
+	if len(s.opts.TCPPorts) == 0 {
+		return "no TCP ports"
+	}
+	var list []string
+	for _, r := range s.opts.TCPPorts {
+		list = append(list, auth.PortRange(r).String())
+	}
+	return "the TCP ports " + strings.Join(list, ", ")
+}
+
+// preferredPort is the public TCP port that an ID gets if it asks for none and
+// can have it, so that it has the same one each time; 0 if allow allows none.
+func (s *Server) preferredPort(id tunnel.ID, allow func(uint16) bool) uint16 {
+	n := 0
+	s.eachPort(allow, func(uint16) bool { n++; return true })
+	if n == 0 {
+		return 0
+	}
+	h := fnv.New32a()
+	h.Write([]byte(id))
+	at := int(h.Sum32() % uint32(n))
+	var port uint16
+	s.eachPort(allow, func(p uint16) bool { port = p; at--; return at >= 0 })
+	return port
+}
+
+// eachPort calls f for each public TCP port that allow allows until f returns
+// false.
+func (s *Server) eachPort(allow func(uint16) bool, f func(uint16) bool) {
+	for _, r := range s.opts.TCPPorts {
+		for p := int(r.First); p <= int(r.Last); p++ {
+			if allow(uint16(p)) && !f(uint16(p)) {
+				return
+			}
+		}
+	}
+}
