@@ -53,8 +53,8 @@ const (
 	tagVersions     = 12
 )
 
-// patience is how long a raw peer waits for the other side.
-const patience = 30 * time.Second
+// patience is how long a test waits for the other side.
+const patience = 20 * time.Second
 
 func u16(n uint16) []byte { return binary.BigEndian.AppendUint16(nil, n) }
 func u32(n uint32) []byte { return binary.BigEndian.AppendUint32(nil, n) }
@@ -124,6 +124,7 @@ type rawPeer struct {
 
 func newRawPeer(t testing.TB, conn net.Conn) *rawPeer {
 	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(patience))
 	return &rawPeer{t: t, conn: conn}
 }
 
@@ -191,7 +192,6 @@ func (p *rawPeer) resumeHello(attempt, received uint64) []byte {
 
 // write sends bytes as they are. That the other side has gone is for read.
 func (p *rawPeer) write(b []byte) {
-	p.conn.SetWriteDeadline(time.Now().Add(patience))
 	p.conn.Write(b)
 }
 
@@ -206,7 +206,6 @@ var errNoRecord = errors.New("the carrier ended")
 
 // tryRead returns the next record.
 func (p *rawPeer) tryRead() (kind byte, body []byte, err error) {
-	p.conn.SetReadDeadline(time.Now().Add(patience))
 	var h [4]byte
 	if _, err := io.ReadFull(p.conn, h[:]); err != nil {
 		return 0, nil, fmt.Errorf("%w: %w", errNoRecord, err)

@@ -253,7 +253,7 @@ func (l *link) endRecord(rr *recordReader) error {
 		return nil
 	}
 	code := binary.BigEndian.Uint16(rr.header[recordHeader+8:])
-	err := &ClosedError{Code: code, Reason: cleanReason(string(rr.body[:min(len(rr.body), maxReason)])), Remote: true}
+	err := &ClosedError{Code: code, Reason: cleanReason(string(rr.body)), Remote: true}
 	l.s.end(err)
 	return io.EOF
 }
@@ -489,6 +489,13 @@ func (s *Session) endFrame() error {
 	case frameCredit:
 		err = st.addCreditLocked(in.payload)
 	case frameStop:
+		if _, _, ok := parseCode(in.payload); !ok {
+			s.mu.Unlock()
+			return protocolErrorf("STOP without a code")
+		}
+		if st.ready != nil {
+			st.ended = false // an END in there goes with it
+		}
 		st.failLocked(ErrStopped)
 		s.endLocked(st)
 		s.forgetLocked(st)

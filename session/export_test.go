@@ -1,0 +1,7 @@
+package session
+
+// What tests in package session_test need of the inside.
+const (
+	MaxData       = maxData
+	AcceptBacklog = acceptBacklog
+)
