@@ -28,6 +28,9 @@ type AcceptOptions struct {
 	// Header is sent along with the answer.
 	Header http.Header
 
+	// ZeroMask accepts an agent's offer to mask with the key 0.
+	ZeroMask bool
+
 	// MaxFrame is as in wsconn.Options.
 	MaxFrame int64
 }
@@ -86,6 +89,9 @@ func (o AcceptOptions) answer(r *http.Request) ([]byte, error) {
 		if offers(r, o.Subprotocol) {
 			fmt.Fprintf(&b, "Sec-WebSocket-Protocol: %s\r\n", o.Subprotocol)
 		}
+	}
+	if o.ZeroMask && r.Header.Get(hdrMask) == maskZero {
+		fmt.Fprintf(&b, "%s: %s\r\n", hdrMask, maskZero)
 	}
 	o.Header.Write(&b) // drops names that are not valid, and line ends in values
 	b.WriteString("\r\n")

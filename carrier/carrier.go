@@ -32,6 +32,11 @@ const (
 	hdrProtocol = "Sec-Websocket-Protocol"
 	hdrExtend   = "Sec-Websocket-Extensions"
 
+	// Between two of ours: the agent offers the masking key 0, and the server
+	// agrees by saying the same.
+	hdrMask  = "Adit-Mask"
+	maskZero = "zero"
+
 	version = "13"
 )
 

@@ -49,6 +49,11 @@ type Dialer struct {
 	// Timeout bounds the whole of Dial, besides ctx; 0 means DefaultTimeout.
 	Timeout time.Duration
 
+	// ZeroMask offers the server to mask with the key 0, where nobody between
+	// could mistake the bytes for HTTP: over TLS and on loopback. See
+	// wsconn.Options.
+	ZeroMask bool
+
 	// MaxFrame is as in wsconn.Options.
 	MaxFrame int64
 }
@@ -130,7 +135,8 @@ func (d *Dialer) Dial(ctx context.Context) (*wsconn.Conn, error) {
 		}
 		conn = secured
 	}
-	buffered, err := d.upgrade(conn, t)
+	offer := d.ZeroMask && nobodyBetween(conn, t)
+	buffered, zeroMask, err := d.upgrade(conn, t, offer)
 	if err == nil && !stop() {
 		err = context.Cause(ctx)
 	}
@@ -139,7 +145,17 @@ func (d *Dialer) Dial(ctx context.Context) (*wsconn.Conn, error) {
 		return nil, failed(PhaseUpgrade, t.addr, err)
 	}
 	Tune(conn)
-	return wsconn.New(conn, wsconn.Client, wsconn.Options{Buffered: buffered, MaxFrame: d.MaxFrame}), nil
+	return wsconn.New(conn, wsconn.Client, wsconn.Options{Buffered: buffered, MaxFrame: d.MaxFrame, ZeroMask: zeroMask}), nil
+}
+
+// nobodyBetween reports whether nothing that does not know WebSocket can see
+// the bytes of conn: they are encrypted, or do not leave this machine.
+func nobodyBetween(conn net.Conn, t *target) bool {
+	if t.secure {
+		return true
+	}
+	tcp, ok := conn.(*net.TCPConn)
+	return ok && loopback(tcp)
 }
 
 // tlsConfig returns the configuration for a handshake with name.
@@ -159,7 +175,7 @@ func (d *Dialer) tlsConfig(name string) *tls.Config {
 // ownHeaders are the headers that a Dialer's user cannot set.
 var ownHeaders = []string{
 	"Host", "Connection", "Upgrade", "Content-Length", "Transfer-Encoding", "Trailer", "Te",
-	hdrKey, hdrVersion, hdrProtocol, hdrExtend, hdrAccept,
+	hdrKey, hdrVersion, hdrProtocol, hdrExtend, hdrAccept, hdrMask,
 }
 
 // checkHeader judges Header and Subprotocol. It tells names and no values.
@@ -184,49 +200,52 @@ func (d *Dialer) checkHeader() error {
 
 // upgrade asks the server at the other end of conn for a WebSocket. It returns
 // what conn already yielded after the server's consent.
-func (d *Dialer) upgrade(conn net.Conn, t *target) (buffered []byte, err error) {
+func (d *Dialer) upgrade(conn net.Conn, t *target, offer bool) (buffered []byte, zeroMask bool, err error) {
 	var nonce [16]byte
 	rand.Read(nonce[:])
 	key := base64.StdEncoding.EncodeToString(nonce[:])
-	if _, err := conn.Write(d.request(t, key)); err != nil {
-		return nil, fmt.Errorf("send request: %w", err)
+	if _, err := conn.Write(d.request(t, key, offer)); err != nil {
+		return nil, false, fmt.Errorf("send request: %w", err)
 	}
 	a := newAnswer(conn, d.secrets(t))
 	if err := a.read(); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if a.resp.StatusCode != http.StatusSwitchingProtocols {
-		return nil, a.statusError()
+		return nil, false, a.statusError()
 	}
 	h := a.resp.Header
 	switch {
 	case !hasToken(h, "Upgrade", "websocket"):
-		return nil, errors.New(`answer lacks "Upgrade: websocket"`)
+		return nil, false, errors.New(`answer lacks "Upgrade: websocket"`)
 	case !hasToken(h, "Connection", "upgrade"):
-		return nil, errors.New(`answer lacks "Connection: Upgrade"`)
+		return nil, false, errors.New(`answer lacks "Connection: Upgrade"`)
 	case len(h[hdrAccept]) != 1 || h[hdrAccept][0] != acceptFor(key):
-		return nil, errors.New("answer has the wrong Sec-WebSocket-Accept; something between may have replayed it")
+		return nil, false, errors.New("answer has the wrong Sec-WebSocket-Accept; something between may have replayed it")
 	case len(h[hdrExtend]) > 0:
-		return nil, errors.New("answer has WebSocket extensions, and none was offered")
+		return nil, false, errors.New("answer has WebSocket extensions, and none was offered")
 	}
 	switch got := h[hdrProtocol]; {
 	case len(got) == 0 && d.Subprotocol == "":
 	case len(got) == 0:
-		return nil, fmt.Errorf("server did not choose the subprotocol %q", d.Subprotocol)
+		return nil, false, fmt.Errorf("server did not choose the subprotocol %q", d.Subprotocol)
 	case len(got) > 1 || got[0] != d.Subprotocol:
-		return nil, fmt.Errorf("server chose the subprotocol %q, want %q", a.clean(strings.Join(got, ", "), 60), d.Subprotocol)
+		return nil, false, fmt.Errorf("server chose the subprotocol %q, want %q", a.clean(strings.Join(got, ", "), 60), d.Subprotocol)
 	}
-	return a.rest(), nil
+	return a.rest(), offer && h.Get(hdrMask) == maskZero, nil
 }
 
 // request returns the upgrade's request (RFC 6455, section 4.1).
-func (d *Dialer) request(t *target, key string) []byte {
+func (d *Dialer) request(t *target, key string, offer bool) []byte {
 	var b strings.Builder
 	fmt.Fprintf(&b, "GET %s HTTP/1.1\r\nHost: %s\r\n", t.uri, t.host)
 	b.WriteString("Upgrade: websocket\r\nConnection: Upgrade\r\n")
 	fmt.Fprintf(&b, "Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: %s\r\n", key, version)
 	if d.Subprotocol != "" {
 		fmt.Fprintf(&b, "Sec-WebSocket-Protocol: %s\r\n", d.Subprotocol)
+	}
+	if offer {
+		fmt.Fprintf(&b, "%s: %s\r\n", hdrMask, maskZero)
 	}
 	if d.Header.Get("User-Agent") == "" {
 		b.WriteString("User-Agent: adit\r\n") // some firewalls turn away requests without

@@ -3,9 +3,10 @@ package session
 import "time"
 
 const (
-	// minTuneRTT is the round trip that window tuning assumes at least: on a
-	// path that is faster a window of the first size is never the limit.
-	minTuneRTT = 200 * time.Microsecond
+	// minTuneRTT is the round trip that window tuning assumes at least. Where
+	// the path is faster a larger window does not carry more, but credit is
+	// returned less often.
+	minTuneRTT = 2 * time.Millisecond
 
 	// rttMaxAge is how old a measured round trip may be for tuning.
 	rttMaxAge = 5 * time.Second

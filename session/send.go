@@ -3,6 +3,7 @@ package session
 import (
 	"encoding/binary"
 	"runtime"
+	"time"
 )
 
 // A sendState is what this side sends: the sequence from the first byte that
@@ -28,6 +29,10 @@ type sendState struct {
 	unsent int // bytes of frames in next…tail and pend
 
 	writing bool // somebody writes to the link
+
+	fast    bool // see paceLocked
+	paced   int  // bytes sent since pacedAt
+	pacedAt time.Duration
 
 	overflow bool // too much is held, and the session about to end
 

@@ -59,10 +59,10 @@ func (st *Stream) waitWriteLocked(merge bool) (int, error) {
 }
 
 // frameLimit is how many bytes the next frame may have: 64 KiB, so that others
-// get their turn soon; more on a stream that is so fast that it takes little
-// time all the same, if it keeps credit for another frame.
+// get their turn soon; more in a session that is so fast that it takes little
+// time all the same, if the stream keeps credit for another frame.
 func (st *Stream) frameLimit() int {
-	if st.fast && st.credit >= 2*maxData {
+	if st.s.out.fast && st.credit >= 2*maxData {
 		return maxData
 	}
 	return int(min(st.credit, slowData))
@@ -74,21 +74,21 @@ func (st *Stream) readyRoom() int {
 	return min(c.room(), maxData-(c.end-c.last-frameHeader))
 }
 
-// paceLocked takes note that n bytes were sent, to tell fast streams: those
-// that send a MiB within 4 ms.
-func (st *Stream) paceLocked(n int) {
-	if st.paced += n; st.paced < 1<<20 {
+// paceLocked takes note that n bytes enter the sequence, to tell fast sessions:
+// those that send a MiB within 4 ms.
+func (o *sendState) paceLocked(n int) {
+	if o.paced += n; o.paced < 1<<20 {
 		return
 	}
 	now := sinceStart()
-	st.fast = now-st.pacedAt < 4*time.Millisecond
-	st.paced, st.pacedAt = 0, now
+	o.fast = now-o.pacedAt < 4*time.Millisecond
+	o.paced, o.pacedAt = 0, now
 }
 
 // chunkSize is the class of the next chunk for n bytes, with room for more if
-// the stream is fast: what is written while the chunk waits for its turn joins.
+// the session is fast: what is written while the chunk waits for its turn joins.
 func (st *Stream) chunkSize(n int) int {
-	if st.fast && n >= slowData/2 && st.credit >= 2*maxData {
+	if st.s.out.fast && n >= slowData/2 && st.credit >= 2*maxData {
 		return fastChunk
 	}
 	return chunkFor(frameHeader + n)
@@ -143,7 +143,7 @@ func (st *Stream) Write(p []byte) (n int, err error) {
 // spendLocked takes note that n bytes are queued.
 func (st *Stream) spendLocked(n int) {
 	st.credit -= uint64(n)
-	st.paceLocked(n)
+	st.s.out.paceLocked(n)
 	st.lazy = false
 	st.accepted = st.accepted || !st.local
 }
@@ -223,9 +223,9 @@ func (st *Stream) ReadFrom(r io.Reader) (n int64, err error) {
 		switch {
 		case m == full && size < bulkChunk:
 			size = bulkChunk
-		case m == full && st.fast:
+		case m == full && s.out.fast:
 			size = fastChunk
-		case size == fastChunk && !st.fast:
+		case size == fastChunk && !s.out.fast:
 			size = bulkChunk
 		case m < chunkSizes[midChunk]/2:
 			size = midChunk

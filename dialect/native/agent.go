@@ -90,6 +90,7 @@ func (d *Dialer) dial(ctx context.Context) (net.Conn, error) {
 		TLS:         d.TLS,
 		DialContext: d.DialContext,
 		Subprotocol: Subprotocol,
+		ZeroMask:    true,
 	}
 	return cd.Dial(ctx)
 }

@@ -110,7 +110,7 @@ func (d *Dialect) Accept(w http.ResponseWriter, r *http.Request, admit dialect.A
 		refuse(w, err)
 		return nil, err
 	}
-	conn, err := carrier.Accept(w, r, carrier.AcceptOptions{Subprotocol: Subprotocol})
+	conn, err := carrier.Accept(w, r, carrier.AcceptOptions{Subprotocol: Subprotocol, ZeroMask: true})
 	if err != nil {
 		return nil, fmt.Errorf("accept carrier: %w", err) // answered by carrier
 	}

@@ -38,7 +38,7 @@ var messages = sync.Pool{New: func() any { return new(message) }}
 
 // frame returns buf[off:] as a message of c, with the header in front of it.
 func (c *Conn) frame(buf []byte, off int) *message {
-	if c.role == Client {
+	if c.role == Client && !c.zeroMask {
 		return c.copied(buf[off:])
 	}
 	m := messages.Get().(*message)
@@ -52,7 +52,7 @@ func (c *Conn) frame(buf []byte, off int) *message {
 // own as far as that goes.
 func (c *Conn) copied(p []byte) *message {
 	m := messages.Get().(*message)
-	if c.role == Client {
+	if c.role == Client && !c.zeroMask {
 		if m.rng == nil {
 			var seed [32]byte
 			cryptorand.Read(seed[:])

@@ -39,6 +39,13 @@ type Options struct {
 	// does not modify it.
 	Buffered []byte
 
+	// ZeroMask makes a Client mask with the key 0, which leaves the payload as
+	// it is and saves a copy. RFC 6455, section 5.3, demands a key that nobody
+	// can foresee, lest bytes of an attacker's choice look like HTTP to
+	// something between that does not know WebSocket. So this is for where
+	// nothing is between that could read them, and the server has agreed.
+	ZeroMask bool
+
 	// MaxFrame is the largest payload of one frame, in bytes, that the other
 	// end may send; 0 means DefaultMaxFrame.
 	MaxFrame int64
@@ -55,6 +62,7 @@ type Conn struct {
 	c        net.Conn
 	raw      *rawConn // nil unless c is a socket that can be written to without blocking
 	role     Role
+	zeroMask bool
 	closed   atomic.Bool
 	maxFrame int64
 
@@ -90,7 +98,7 @@ func New(c net.Conn, role Role, opts Options) *Conn {
 	if opts.MaxFrame == 0 {
 		opts.MaxFrame = DefaultMaxFrame
 	}
-	ws := &Conn{c: c, raw: newRawConn(c), role: role, maxFrame: opts.MaxFrame}
+	ws := &Conn{c: c, raw: newRawConn(c), role: role, zeroMask: opts.ZeroMask, maxFrame: opts.MaxFrame}
 	if len(opts.Buffered) > 0 {
 		ws.buffered = opts.Buffered
 	}
