@@ -115,6 +115,7 @@ func (s *Session) serveCall(ctx context.Context, n uint64, method uint16, body [
 	s.mu.Lock()
 	s.calls.serving--
 	s.cond.Broadcast()
+	answer = answer[:min(len(answer), maxCall-2)]
 	s.appendLocked(frameResult, n, append(binary.BigEndian.AppendUint16(nil, status), answer...))
 	s.flushUnlock()
 }

@@ -64,7 +64,8 @@ type Options struct {
 
 	// Handle answers a call of the other side. It is called in a goroutine
 	// of its own for each call, 16 at once at the most; ctx ends with the
-	// session. status 0 is success. If nil, calls get status 2.
+	// session. status 0 is success. result is cut to 16382 bytes. If nil,
+	// calls get status 2. It must not close the session, which waits for it.
 	Handle func(ctx context.Context, s *Session, method uint16, body []byte) (status uint16, result []byte)
 
 	// Software names this program to the other side.

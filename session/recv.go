@@ -517,6 +517,9 @@ func (s *Session) endFrame() error {
 		} else {
 			err = &ResetError{Code: code, Reason: reason, Remote: true}
 		}
+		if !st.closed {
+			st.werr = nil // of CloseWrite: this one says more
+		}
 		st.ended, st.remoteEnded = true, true
 		st.failLocked(err)
 		s.forgetLocked(st)

@@ -308,7 +308,11 @@ func (st *Stream) WaitAccepted(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for !st.accepted {
-		if st.werr != nil {
+		if s.err != nil {
+			return s.err
+		}
+		// After CloseWrite alone the other side may still accept.
+		if st.werr != nil && (!st.ended || st.remoteEnded || st.closed) {
 			return st.werr
 		}
 		if ctx.Err() != nil {
