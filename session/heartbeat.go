@@ -12,10 +12,13 @@ const (
 	rttMaxAge = 5 * time.Second
 )
 
-// heartbeatIn returns how long the link may be left alone.
-func (s *Session) heartbeatIn(l *link, now time.Duration) time.Duration {
+// heartbeatInLocked returns how long the link may be left alone.
+func (s *Session) heartbeatInLocked(l *link, now time.Duration) time.Duration {
 	silent := now - time.Duration(l.lastRecv.Load())
 	next := s.opts.Dead - silent
+	if s.out.acked < s.out.sent {
+		next = min(next, s.opts.Dead-(now-l.progress))
+	}
 	if ping := s.opts.ping(s.dialler); ping > 0 && silent < ping {
 		next = min(next, ping-silent)
 	}
@@ -42,7 +45,7 @@ func (l *link) heartbeat() {
 	if ping > 0 && silent >= ping && !l.pinged {
 		l.ping = true
 	}
-	l.timer.Reset(s.heartbeatIn(l, now))
+	l.timer.Reset(s.heartbeatInLocked(l, now))
 	s.flushUnlock()
 }
 

@@ -214,8 +214,11 @@ func (l *link) beginRecord(rr *recordReader) error {
 	case recHello, recWelcome, recReject:
 		return protocolErrorf("record of kind %#x after the handshake", byte(rr.kind))
 	case recBatch, recAck, recPing, recPong, recClose:
-	default:
-		return nil // of a later version
+	default: // of a later version, and a sign of life
+		s.mu.Lock()
+		l.pinged = false
+		s.mu.Unlock()
+		return nil
 	}
 	ack := binary.BigEndian.Uint64(rr.header[recordHeader:])
 	arg := binary.BigEndian.Uint64(rr.header[recordHeader+8:])

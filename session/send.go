@@ -142,7 +142,7 @@ func (s *Session) pendRoomLocked(n int) *chunk {
 
 // appendLocked queues a frame behind the control frames.
 func (s *Session) appendLocked(t frameType, id uint64, payload []byte) {
-	if s.err != nil {
+	if s.err != nil || s.out.overflow {
 		return
 	}
 	s.pendRoomLocked(frameHeader+len(payload)).appendFrame(t, id, payload)
@@ -250,6 +250,9 @@ func (s *Session) nextMessageLocked(l *link) (buf []byte, off int) {
 		return buf, off
 	}
 	o := &s.out
+	if s.reasons.late && !s.reasons.sent {
+		return s.closeRecordLocked(taken)
+	}
 	if c := s.nextChunkLocked(); c != nil {
 		if o.acked == o.sent {
 			l.progress = sinceStart() // from now on there is something to acknowledge
@@ -269,16 +272,22 @@ func (s *Session) nextMessageLocked(l *link) (buf []byte, off int) {
 		s.in.acked = taken
 		return l.record(recAck, taken, 8)
 	}
-	if r := s.reasons.record; r != nil && !s.reasons.sent {
-		s.reasons.sent = true
-		b := make([]byte, headroom+recordHeader, headroom+recordHeader+10+len(r.Reason))
-		b = binary.BigEndian.AppendUint64(b, taken)
-		b = binary.BigEndian.AppendUint16(b, r.Code)
-		b = append(b, r.Reason...)
-		putRecordHeader(b[headroom:], recClose, len(b)-headroom-recordHeader)
-		return b, headroom
+	if s.reasons.record != nil && !s.reasons.sent {
+		return s.closeRecordLocked(taken)
 	}
 	return nil, 0
+}
+
+// closeRecordLocked returns CLOSE as nextMessageLocked does.
+func (s *Session) closeRecordLocked(taken uint64) ([]byte, int) {
+	r := s.reasons.record
+	s.reasons.sent = true
+	b := make([]byte, headroom+recordHeader, headroom+recordHeader+10+len(r.Reason))
+	b = binary.BigEndian.AppendUint64(b, taken)
+	b = binary.BigEndian.AppendUint16(b, r.Code)
+	b = append(b, r.Reason...)
+	putRecordHeader(b[headroom:], recClose, len(b)-headroom-recordHeader)
+	return b, headroom
 }
 
 // record fills the link's scratch with a record that has an ack and length

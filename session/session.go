@@ -269,7 +269,7 @@ func (s *Session) attach(conn net.Conn, received uint64) error {
 	s.lost = nil
 	s.readers++
 	go l.read()
-	l.timer = time.AfterFunc(s.heartbeatIn(l, now), l.heartbeat)
+	l.timer = time.AfterFunc(s.heartbeatInLocked(l, now), l.heartbeat)
 	s.flushUnlock()
 	s.notifyChange()
 	return nil
@@ -368,7 +368,7 @@ func (s *Session) end(err error) {
 	s.mu.Unlock()
 
 	for _, st := range streams {
-		st.failRead(err, true)
+		st.failRead(err, false) // what has arrived can still be read
 	}
 	if l != nil {
 		l.timer.Stop()
@@ -381,9 +381,11 @@ func (s *Session) end(err error) {
 	s.notifyChange()
 }
 
-// A closing is the CLOSE that is to be sent behind everything else.
+// A closing is the CLOSE that is to be sent, behind what is queued if there is
+// time for that.
 type closing struct {
 	record *ClosedError // nil until the session is told to close
+	late   bool         // it does not wait for what is queued any more
 	sent   bool
 }
 
@@ -400,26 +402,37 @@ func (s *Session) closeWith(why *ClosedError, err error) {
 	}
 	s.reasons.record = why
 	if l := s.link; l != nil {
-		expired := false
-		t := time.AfterFunc(closeGrace, func() {
-			s.mu.Lock()
-			expired = true
-			s.cond.Broadcast()
-			s.mu.Unlock()
-		})
 		s.flushUnlock()
 		s.mu.Lock()
-		for s.link == l && (!s.reasons.sent || s.out.writing) && !expired {
-			s.cond.Wait()
+		s.waitClosedLocked(l, closeGrace)
+		if s.link == l && !s.reasons.sent {
+			s.reasons.late = true // CLOSE now, whatever else is queued
+			s.waitClosedLocked(l, closeGrace/4)
 		}
-		t.Stop()
 	}
 	s.mu.Unlock()
 	s.end(err)
 }
 
+// waitClosedLocked waits until CLOSE has been written to l, l is lost, or limit
+// has passed.
+func (s *Session) waitClosedLocked(l *link, limit time.Duration) {
+	expired := false
+	t := time.AfterFunc(limit, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		expired = true
+		s.cond.Broadcast()
+	})
+	defer t.Stop()
+	for s.link == l && (!s.reasons.sent || s.out.writing) && !expired {
+		s.cond.Wait()
+	}
+}
+
 // Close ends the session on both sides with CLOSE 0, after what is queued has
-// been sent or a second has passed. It returns when all goroutines of the
+// been sent or a second has passed. What a stream has received can still be
+// read. It returns when all goroutines of the
 // session have ended. Calls after the first wait for it and return nil.
 func (s *Session) Close() error { return s.CloseWith(CloseDone, "") }
 
