@@ -107,6 +107,55 @@ func exchanges(b *testing.B, kinds []kind, reuse bool) {
 	}
 }
 
+// drain reads to the end as io.Copy does it, and answers.
+func drain(c net.Conn) {
+	if _, err := io.Copy(discard{}, c); err == nil {
+		c.Write([]byte{1})
+	}
+}
+
+// discard is io.Discard without its ReadFrom, which would read 8 KB at a time.
+type discard struct{}
+
+func (discard) Write(p []byte) (int, error) { return len(p), nil }
+
+// BenchmarkCopy sends blocks of 64 KiB as a tunnel does, with io.Copy on both
+// ends, on one stream and on eight.
+func BenchmarkCopy(b *testing.B) {
+	for _, streams := range []int{1, 8} {
+		for _, k := range kinds[:2] {
+			b.Run(fmt.Sprintf("streams=%d/mux=%s", streams, k.name), func(b *testing.B) {
+				p := newPair(b, k, "drain")
+				measure(b, p, streams, block, func(n int) error {
+					c, err := p.open()
+					if err != nil {
+						return err
+					}
+					defer c.Close()
+					if _, err := io.Copy(c, io.LimitReader(zeros{}, int64(n)*block)); err != nil {
+						return err
+					}
+					if hc, ok := c.(interface{ CloseWrite() error }); ok {
+						err = hc.CloseWrite()
+					} else {
+						err = c.Close() // yamux closes one direction
+					}
+					if err != nil {
+						return err
+					}
+					_, err = io.ReadFull(c, make([]byte, 1))
+					return err
+				})
+			})
+		}
+	}
+}
+
+// zeros is an endless source that costs nothing.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
 // BenchmarkBulk sends blocks of 64 KiB, on one stream and on eight.
 func BenchmarkBulk(b *testing.B) {
 	for _, streams := range []int{1, 8} {

@@ -193,7 +193,7 @@ func runAgent(k kind, role, addr string) error {
 	if err != nil {
 		return err
 	}
-	serve := map[string]func(net.Conn){"echo": echo, "sink": sink}[role]
+	serve := map[string]func(net.Conn){"echo": echo, "sink": sink, "drain": drain}[role]
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for {
