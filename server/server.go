@@ -14,7 +14,6 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -67,7 +66,7 @@ type Options struct {
 	Auth *auth.Authenticator
 
 	// Grace is how long Run lets requests finish when its ctx ends; 0 means
-	// 10 s.
+	// 10 s, negative that it does not.
 	Grace time.Duration
 
 	// Logger receives the server's events. If nil, nothing is logged.
@@ -109,7 +108,7 @@ type Server struct {
 }
 
 // New opens the listener of a server. The caller runs it, which closes it. The
-// error names the field that is wrong, or it is the system's.
+// error is an *OptionError for a malformed field, or the system's.
 func New(opts Options) (*Server, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
@@ -135,7 +134,7 @@ func New(opts Options) (*Server, error) {
 	}
 	ln, err := net.Listen("tcp", opts.Listen)
 	if err != nil {
-		return nil, fmt.Errorf("server: %w", err)
+		return nil, err // says where
 	}
 	s.ln = ln
 	if s.base.Host == "" {
@@ -178,7 +177,7 @@ func (s *Server) check() (err error) {
 		return errors.New("server: with neither a domain nor paths visitors reach nothing")
 	}
 	if err := checkDomain(s.domain); err != nil {
-		return fmt.Errorf("server: %w", err)
+		return &OptionError{"Domain", err.Error()}
 	}
 	if s.opts.PublicURL != "" {
 		s.base, err = parsePublicURL(s.opts.PublicURL)

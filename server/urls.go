@@ -17,6 +17,14 @@ import (
 // 1035, section 2.3.4).
 const maxDomain = 253 - tunnel.MaxIDLen - 1
 
+// An OptionError says which field of Options is wrong.
+type OptionError struct {
+	Field  string
+	Reason string // names the value and what is allowed
+}
+
+func (e *OptionError) Error() string { return "server: " + e.Reason }
+
 // maxHost is the longest host and port that an agent is believed to have used.
 const maxHost = 260
 
@@ -45,7 +53,7 @@ func parsePublicURL(s string) (url.URL, error) {
 	u, err := url.Parse(s)
 	if err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" ||
 		u.User != nil || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" {
-		return url.URL{}, fmt.Errorf("server: public URL %q: want http:// or https:// with a host and no path, such as https://tunnel.example.com", redactUser(s))
+		return url.URL{}, &OptionError{"PublicURL", fmt.Sprintf("public URL %q: want http:// or https:// with a host and no path, such as https://tunnel.example.com", redactUser(s))}
 	}
 	return url.URL{Scheme: u.Scheme, Host: strings.ToLower(u.Host)}, nil
 }

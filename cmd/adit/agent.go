@@ -6,12 +6,7 @@ import (
 	"encoding/base32"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"log/slog"
-	"net/url"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,30 +16,37 @@ import (
 	"github.com/spf13/pflag"
 
 	"adit/agent"
-	"adit/auth"
 	"adit/dialect"
 	"adit/dialect/native"
 	"adit/session"
 	"adit/tunnel"
 )
 
+const (
+	maxInstance = 128       // bytes, as the server takes them
+	sendMemory  = 256 << 20 // bytes that all sessions of an agent may buffer together
+)
+
 // agentFlags are the flags of commands that run an agent.
 type agentFlags struct {
+	p          *program
 	server     string
 	secretFile string
+	caFile     string
 	instance   string
 	log        logFlags
 }
 
 func (f *agentFlags) add(fl *pflag.FlagSet) {
-	fl.StringVar(&f.server, "server", "ws://localhost:8080", "URL of the server: ws://, wss://")
+	fl.StringVar(&f.server, "server", "ws://localhost:8080", "URL of the server: ws:// or, with TLS, wss://")
 	fl.StringVar(&f.secretFile, "secret-file", "", "file with the secret or token; without it "+envToken+", or the secret of a server on this machine")
+	fl.StringVar(&f.caFile, "ca-file", "", "file with certificates of authorities to trust for wss://, besides the system's")
 	fl.StringVar(&f.instance, "instance", "", "tells agents with one ID apart (default this machine and upstream)")
-	f.log.add(fl)
+	f.log.add(fl, true)
 }
 
-func httpCommand() *cobra.Command {
-	var f agentFlags
+func (p *program) httpCommand() *cobra.Command {
+	f := agentFlags{p: p}
 	var id string
 	c := &cobra.Command{
 		Use:   "http UPSTREAM",
@@ -62,8 +64,8 @@ func httpCommand() *cobra.Command {
 	return c
 }
 
-func tcpCommand() *cobra.Command {
-	var f agentFlags
+func (p *program) tcpCommand() *cobra.Command {
+	f := agentFlags{p: p}
 	var id string
 	var port uint16
 	c := &cobra.Command{
@@ -96,11 +98,11 @@ func (f *agentFlags) run(c *cobra.Command, kind dialect.Kind, upstream, id strin
 		return usagef("--id: %v", err)
 	}
 	t := agent.Tunnel{ID: tunnel.ID(id), Kind: kind, Port: port, Upstream: up}
-	return f.runAll(c.Context(), c.OutOrStdout(), []agent.Tunnel{t}, false)
+	return f.runAll(c.Context(), []agent.Tunnel{t}, false)
 }
 
-func agentCommand() *cobra.Command {
-	var f agentFlags
+func (p *program) agentCommand() *cobra.Command {
+	f := agentFlags{p: p}
 	var specs []string
 	var apart bool
 	c := &cobra.Command{
@@ -115,7 +117,7 @@ func agentCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return f.runAll(c.Context(), c.OutOrStdout(), tunnels, apart)
+			return f.runAll(c.Context(), tunnels, apart)
 		},
 	}
 	c.Flags().StringArrayVar(&specs, "tunnel", nil, "a tunnel; may be given several times")
@@ -128,12 +130,23 @@ func parseTunnels(specs []string) ([]agent.Tunnel, error) {
 	if len(specs) == 0 {
 		return nil, usagef("--tunnel is missing: want at least one ID=UPSTREAM")
 	}
+	type address struct {
+		id   tunnel.ID
+		kind dialect.Kind
+		port uint16
+	}
+	seen := make(map[address]bool)
 	tunnels := make([]agent.Tunnel, len(specs))
 	for i, spec := range specs {
 		t, err := parseTunnel(spec)
 		if err != nil {
 			return nil, usagef("--tunnel %q: %v", spec, err)
 		}
+		at := address{t.ID, t.Kind, t.Port}
+		if seen[at] && (t.Kind == dialect.HTTP || t.Port != 0) {
+			return nil, usagef("--tunnel %q: the ID %q stands for this twice", spec, t.ID)
+		}
+		seen[at] = true
 		tunnels[i] = t
 	}
 	return tunnels, nil
@@ -191,12 +204,22 @@ func defaultID(upstream string) string {
 }
 
 // runAll runs an agent with all tunnels, or one for each.
-func (f *agentFlags) runAll(ctx context.Context, out io.Writer, tunnels []agent.Tunnel, apart bool) error {
-	log, err := f.log.logger(os.Stderr, isTerminal(os.Stderr))
+func (f *agentFlags) runAll(ctx context.Context, tunnels []agent.Tunnel, apart bool) error {
+	log, err := f.p.logger(f.log, true)
 	if err != nil {
 		return err
 	}
-	token, err := f.credential()
+	if err := checkServer(f.server); err != nil {
+		return err
+	}
+	if n := len(f.instance); n > maxInstance {
+		return usagef("--instance has %d bytes: at most %d are allowed", n, maxInstance)
+	}
+	trust, err := tlsConfig(f.caFile)
+	if err != nil {
+		return err
+	}
+	token, err := f.p.credential(f.secretFile)
 	if err != nil {
 		return err
 	}
@@ -207,10 +230,11 @@ func (f *agentFlags) runAll(ctx context.Context, out io.Writer, tunnels []agent.
 			groups = append(groups, tunnels[i:i+1])
 		}
 	}
+	defer f.p.patience(ctx)()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	budget := session.NewBudget(256 << 20)
-	status := &statusPrinter{out: out, log: log}
+	budget := session.NewBudget(sendMemory)
+	status := &statusPrinter{out: f.p.out, insecure: !isPrivate(f.server)}
 	errs := make([]error, len(groups))
 	var wg sync.WaitGroup
 	for i, g := range groups {
@@ -220,10 +244,11 @@ func (f *agentFlags) runAll(ctx context.Context, out io.Writer, tunnels []agent.
 				Token:    token,
 				Tunnels:  g,
 				Instance: f.instance,
+				TLS:      trust,
 				Session: native.SessionOptions{
 					Session: session.Options{Budget: budget, Software: "adit " + versionString()},
 				},
-				OnState: func(s agent.State) { status.show(g, s) },
+				OnState: func(s agent.State) { status.show(i, g, s) },
 				Logger:  log,
 			})
 			if errs[i] != nil {
@@ -232,70 +257,40 @@ func (f *agentFlags) runAll(ctx context.Context, out io.Writer, tunnels []agent.
 		})
 	}
 	wg.Wait()
-	return errors.Join(errs...)
-}
-
-// credential returns what reads the credential: the file again and again, so
-// that it may be replaced.
-func (f *agentFlags) credential() (func() (string, error), error) {
-	if f.secretFile == "" && os.Getenv(envToken) != "" {
-		token := strings.TrimSpace(os.Getenv(envToken))
-		return func() (string, error) { return token, nil }, nil
-	}
-	path := f.secretFile
-	if path == "" {
-		path = filepath.Join(defaultDataDir(), "secret")
-	}
-	read := func() (string, error) {
-		s, err := auth.LoadSecret(path)
-		if err != nil {
-			return "", err
+	for _, err := range errs {
+		if be := (*dialect.BindError)(nil); errors.As(err, &be) {
+			return fmt.Errorf("refused: %s", reason(err))
+		} else if err != nil {
+			return err
 		}
-		return s.Reveal(), nil
 	}
-	_, err := read()
-	if f.secretFile == "" && errors.Is(err, fs.ErrNotExist) {
-		return nil, usagef("no credential: set %s, or --secret-file to a file with the server's secret or a token", envToken)
-	}
-	return read, err
+	return nil
 }
 
-// A statusPrinter tells a person where the agent stands.
-type statusPrinter struct {
-	out io.Writer
-	log *slog.Logger
-
-	mu sync.Mutex // held while printing
-}
-
-func (p *statusPrinter) show(tunnels []agent.Tunnel, s agent.State) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	switch s.Phase {
-	case agent.Connected:
-		for i, b := range s.Bound {
-			for _, u := range b.URLs {
-				fmt.Fprintf(p.out, "%s -> %s\n", u, tunnels[i].Upstream)
-			}
+// patience tells a person why the program does not end at once after ctx has.
+// The function that it returns ends it.
+func (p *program) patience(ctx context.Context) (done func()) {
+	if !p.person {
+		return func() {}
+	}
+	over := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-over:
+			return
 		}
-	case agent.Reconnecting:
-		fmt.Fprintf(p.out, "reconnecting%s: %v\n", in(s.Wait), withoutURL(s.Err))
-	case agent.Refused:
-		fmt.Fprintf(p.out, "refused, trying again%s: %v\n", in(s.Wait), withoutURL(s.Err))
+		wait := time.NewTimer(500 * time.Millisecond)
+		defer wait.Stop()
+		select {
+		case <-wait.C:
+			fmt.Fprintln(p.out, "giving visitors some seconds to finish; Ctrl-C ends at once")
+		case <-over:
+		}
+	})
+	return func() {
+		close(over)
+		wg.Wait()
 	}
-}
-
-func in(wait time.Duration) string {
-	if wait < time.Second {
-		return ""
-	}
-	return fmt.Sprintf(" in %.0f s", wait.Seconds())
-}
-
-// withoutURL shortens errors of net/url, which repeat the URL.
-func withoutURL(err error) error {
-	if ue := (*url.Error)(nil); errors.As(err, &ue) {
-		return ue.Err
-	}
-	return err
 }

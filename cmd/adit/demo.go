@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"html/template"
-	"io"
 	"net"
 	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,7 +22,7 @@ import (
 	"adit/server"
 )
 
-func demoCommand() *cobra.Command {
+func (p *program) demoCommand() *cobra.Command {
 	var log logFlags
 	c := &cobra.Command{
 		Use:   "demo",
@@ -29,17 +31,18 @@ func demoCommand() *cobra.Command {
 			"where to look. Nothing is reachable from outside, and nothing stays behind.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return runDemo(c.Context(), c.OutOrStdout(), c.ErrOrStderr(), &log)
+			return p.runDemo(c.Context(), log)
 		},
 	}
-	log.add(c.Flags())
-	c.Flags().Lookup("log-level").DefValue = "error"
-	log.level = "error"
+	log.add(c.Flags(), true)
 	return c
 }
 
-func runDemo(ctx context.Context, out, errOut io.Writer, lf *logFlags) error {
-	log, err := lf.logger(errOut, true)
+func (p *program) runDemo(ctx context.Context, lf logFlags) error {
+	if lf.level == "" {
+		lf.level = "error"
+	}
+	log, err := p.logger(lf, true)
 	if err != nil {
 		return err
 	}
@@ -56,6 +59,10 @@ func runDemo(ctx context.Context, out, errOut io.Writer, lf *logFlags) error {
 	if err != nil {
 		return err
 	}
+	upstream, err := agent.ParseUpstream(site.Addr().String())
+	if err != nil {
+		return err
+	}
 	s, err := server.New(server.Options{
 		Listen:   "127.0.0.1:0",
 		PathMode: true,
@@ -67,10 +74,6 @@ func runDemo(ctx context.Context, out, errOut io.Writer, lf *logFlags) error {
 	if err != nil {
 		return err
 	}
-	upstream, err := agent.ParseUpstream(site.Addr().String())
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	served := make(chan error, 1)
@@ -78,22 +81,28 @@ func runDemo(ctx context.Context, out, errOut io.Writer, lf *logFlags) error {
 		served <- s.Run(ctx)
 		cancel()
 	}()
+	var once sync.Once
 	err = agent.Run(ctx, agent.Options{
 		Server:  s.URL(),
 		Token:   func() (string, error) { return secret.Reveal(), nil },
 		Tunnels: []agent.Tunnel{{ID: "demo", Kind: dialect.HTTP, Upstream: upstream}},
 		Logger:  log,
 		OnState: func(st agent.State) {
-			if st.Phase != agent.Connected {
-				return
+			if st.Phase == agent.Connected {
+				once.Do(func() { p.present(st.Bound[0].URLs, s.Addr(), upstream) })
 			}
-			fmt.Fprintf(out, "The sample site, through the tunnel:\n\n    %s\n\n", st.Bound[0].URLs[0])
-			fmt.Fprintf(out, "  you  -->  server %s  ==>  agent  -->  site %s\n\n", s.Addr(), upstream)
-			fmt.Fprintf(out, "Press Ctrl-C to stop.\n")
 		},
 	})
 	cancel()
 	return errors.Join(err, <-served)
+}
+
+// present says where to look.
+func (p *program) present(urls []string, at netip.AddrPort, site *agent.Upstream) {
+	fmt.Fprintf(p.out, "%s\n\n", strings.Join(urls, "\n"))
+	fmt.Fprintf(p.out, "A sample site, through a tunnel:\n\n")
+	fmt.Fprintf(p.out, "  you  -->  server %s  ==>  agent  -->  site %s\n\n", at, site)
+	fmt.Fprintf(p.out, "Ctrl-C ends it.\n")
 }
 
 //go:embed demo.html

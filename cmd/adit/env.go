@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -19,22 +21,36 @@ func envName(flag string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
+// getenv returns a variable, and empty text if it is not set.
+func (p *program) getenv(name string) (value string) {
+	for _, v := range p.environ {
+		if n, rest, _ := strings.Cut(v, "="); n == name {
+			value = rest // the last one counts, as for os.Getenv after os/exec
+		}
+	}
+	return value
+}
+
 // applyEnvironment sets the flags of c that are not on the command line from
 // the environment. A variable that no command knows is an error: it would be a
 // setting that somebody relies on and that does nothing.
-func applyEnvironment(root, c *cobra.Command, environ []string) error {
+func (p *program) applyEnvironment(root, c *cobra.Command) error {
 	known := map[string]bool{envToken: true}
 	for _, sub := range append(root.Commands(), root) {
-		sub.Flags().VisitAll(func(f *pflag.Flag) { known[envName(f.Name)] = true })
+		sub.Flags().VisitAll(func(f *pflag.Flag) {
+			if f.Name != "help" {
+				known[envName(f.Name)] = true
+			}
+		})
 	}
 	values := make(map[string]string)
-	for _, v := range environ {
+	for _, v := range p.environ {
 		name, value, _ := strings.Cut(v, "=")
 		if !strings.HasPrefix(name, envPrefix) {
 			continue
 		}
 		if !known[name] {
-			return usagef("the environment has %s, which is no setting of adit", name)
+			return usagef("the environment has %s, which is no setting of adit (see adit --help)", name)
 		}
 		values[name] = value
 	}
@@ -49,4 +65,24 @@ func applyEnvironment(root, c *cobra.Command, environ []string) error {
 		}
 	})
 	return err
+}
+
+// dataDir is where a server keeps what must last, unless it is told otherwise:
+// systemd's state directory for a service, or that of the XDG base directory
+// specification.
+func (p *program) dataDir() string {
+	if dir, _, _ := strings.Cut(p.getenv("STATE_DIRECTORY"), ":"); dir != "" {
+		return dir
+	}
+	if dir := p.getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "adit")
+	}
+	home := p.getenv("HOME")
+	if home == "" {
+		var err error
+		if home, err = os.UserHomeDir(); err != nil {
+			return "adit-data"
+		}
+	}
+	return filepath.Join(home, ".local", "state", "adit")
 }

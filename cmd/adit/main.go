@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -20,18 +21,41 @@ const (
 	exitUsage  = 2
 )
 
-func main() { os.Exit(run(os.Args[1:])) }
-
-func run(args []string) int {
+func main() {
 	ctx, stop := untilSignal()
-	defer stop()
-	root := rootCommand()
+	p := &program{
+		environ: os.Environ(),
+		out:     os.Stdout,
+		errOut:  os.Stderr,
+		person:  isTerminal(os.Stdout),
+		console: isTerminal(os.Stderr),
+	}
+	code := p.run(ctx, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+// A program is one run of adit, with what it has of its surroundings.
+type program struct {
+	environ []string
+	out     io.Writer // for people and scripts
+	errOut  io.Writer // for logs and errors
+	person  bool      // out is a terminal
+	console bool      // errOut is a terminal
+}
+
+// run runs the command that args name, until it is done or ctx ends, and
+// returns the exit code.
+func (p *program) run(ctx context.Context, args []string) int {
+	root := p.rootCommand()
 	root.SetArgs(args)
+	root.SetOut(p.out)
+	root.SetErr(p.errOut)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitDone
 	}
-	fmt.Fprintln(os.Stderr, "adit:", err)
+	fmt.Fprintln(p.errOut, "adit:", err)
 	if ue := (*usageError)(nil); errors.As(err, &ue) {
 		return exitUsage
 	}
@@ -39,13 +63,14 @@ func run(args []string) int {
 }
 
 // rootCommand is the whole command tree.
-func rootCommand() *cobra.Command {
+func (p *program) rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "adit",
 		Short: "Expose what can only dial out",
 		Long: "adit gives services behind a firewall a public address. One machine that can be\n" +
 			"reached runs \"adit server\"; the machine with the service runs an agent, such as\n" +
-			"\"adit http 3000\", which dials out to it.",
+			"\"adit http 3000\", which dials out to it.\n\n" +
+			"Each flag can be set in the environment too: --secret-file is ADIT_SECRET_FILE.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
@@ -54,7 +79,10 @@ func rootCommand() *cobra.Command {
 		},
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(serverCommand(), httpCommand(), tcpCommand(), agentCommand(), demoCommand(), versionCommand())
+	root.AddCommand(
+		p.serverCommand(), p.httpCommand(), p.tcpCommand(), p.agentCommand(),
+		p.tokenCommand(), p.demoCommand(), p.versionCommand(),
+	)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%v (see %s --help)", err, c.CommandPath())
 	})
@@ -68,7 +96,7 @@ func rootCommand() *cobra.Command {
 			}
 		}
 	}
-	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error { return applyEnvironment(root, c, os.Environ()) }
+	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error { return p.applyEnvironment(root, c) }
 	return root
 }
 

@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
+	"log/slog"
 	"net"
 	"net/netip"
-	"os"
+	"net/url"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,6 +25,7 @@ import (
 
 // serverFlags are the flags of adit server.
 type serverFlags struct {
+	p              *program
 	listen         string
 	domain         string
 	pathMode       bool
@@ -32,13 +35,14 @@ type serverFlags struct {
 	tcpPorts       []string
 	trustedProxies []string
 	hold           time.Duration
+	grace          time.Duration
 	resumeWindow   time.Duration
 	memory         int64
 	log            logFlags
 }
 
-func serverCommand() *cobra.Command {
-	var f serverFlags
+func (p *program) serverCommand() *cobra.Command {
+	f := serverFlags{p: p}
 	c := &cobra.Command{
 		Use:   "server",
 		Short: "Run the public server",
@@ -48,65 +52,33 @@ func serverCommand() *cobra.Command {
 		Example: "  adit server\n" +
 			"  adit server --listen :80 --domain tunnel.example.com --tcp-ports 2000-2999",
 		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return f.run(c.Context(), c.OutOrStdout()) },
+		RunE: func(c *cobra.Command, _ []string) error { return f.run(c.Context()) },
 	}
 	fl := c.Flags()
 	fl.StringVar(&f.listen, "listen", ":8080", "address for visitors and agents")
-	fl.StringVar(&f.domain, "domain", "", "domain below which each ID has a hostname: <id>.<domain>")
+	fl.StringVar(&f.domain, "domain", "", "domain below which each ID has a hostname: <id>.<domain> (default localhost, for visitors on this machine)")
 	fl.BoolVar(&f.pathMode, "path-mode", false, "serve each ID at /<id>/ too (always so without --domain)")
 	fl.StringVar(&f.publicURL, "public-url", "", "how --listen is reached from outside, such as https://tunnel.example.com")
-	fl.StringVar(&f.dataDir, "data-dir", defaultDataDir(), "folder for what must last")
+	fl.StringVar(&f.dataDir, "data-dir", p.dataDir(), "folder for what must last")
 	fl.StringVar(&f.secretFile, "secret-file", "", "file with the secret, instead of the one in --data-dir")
 	fl.StringSliceVar(&f.tcpPorts, "tcp-ports", nil, "public TCP ports for agents, such as 2222,3000-3999 (default none)")
 	fl.StringSliceVar(&f.trustedProxies, "trusted-proxies", nil, "addresses or prefixes whose X-Forwarded-* are kept")
-	fl.DurationVar(&f.hold, "hold", 30*time.Second, "how long visitors wait for an agent that is away")
-	fl.DurationVar(&f.resumeWindow, "resume-window", time.Minute, "how long streams wait for an agent that lost its connection")
+	fl.DurationVar(&f.hold, "hold", 30*time.Second, "how long visitors wait for an agent that is away; 0s for not at all")
+	fl.DurationVar(&f.grace, "grace", 10*time.Second, "how long visitors may finish when the server is told to stop")
+	fl.DurationVar(&f.resumeWindow, "resume-window", time.Minute, "how long streams wait for an agent that lost its connection; 0s for not at all")
 	fl.Int64Var(&f.memory, "buffer-memory", 512, "MiB that all agents' send buffers may take together")
-	f.log.add(fl)
+	f.log.add(fl, false)
 	return c
 }
 
-// defaultDataDir is the state directory of the XDG base directory
-// specification, or systemd's for a service.
-func defaultDataDir() string {
-	if dir := os.Getenv("STATE_DIRECTORY"); dir != "" {
-		return dir
-	}
-	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" {
-		return filepath.Join(dir, "adit")
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return "adit-data"
-	}
-	return filepath.Join(home, ".local", "state", "adit")
-}
-
-func (f *serverFlags) run(ctx context.Context, out io.Writer) error {
-	terminal := isTerminal(os.Stderr)
-	log, err := f.log.logger(os.Stderr, terminal)
+func (f *serverFlags) run(ctx context.Context) error {
+	log, err := f.p.logger(f.log, false)
 	if err != nil {
 		return err
 	}
-	opts := server.Options{
-		Listen:    f.listen,
-		Domain:    strings.ToLower(strings.Trim(f.domain, ".")),
-		PathMode:  f.pathMode || f.domain == "",
-		PublicURL: f.publicURL,
-		Hold:      f.hold,
-		Logger:    log,
-	}
-	if f.hold <= 0 {
-		opts.Hold = -1
-	}
-	if opts.TCPPorts, err = parsePorts(f.tcpPorts); err != nil {
+	opts, err := f.options(log)
+	if err != nil {
 		return err
-	}
-	if opts.TrustedProxies, err = parsePrefixes(f.trustedProxies); err != nil {
-		return err
-	}
-	if f.memory < 1 {
-		return usagef("--buffer-memory %d: at least 1", f.memory)
 	}
 	secret, path, created, err := f.secret()
 	if err != nil {
@@ -115,26 +87,77 @@ func (f *serverFlags) run(ctx context.Context, out io.Writer) error {
 	if opts.Auth, err = auth.NewAuthenticator(auth.Options{Secrets: []auth.Secret{secret}}); err != nil {
 		return err
 	}
+	s, err := server.New(opts)
+	if fe := (*server.OptionError)(nil); errors.As(err, &fe) {
+		return usagef("--%s: %s", map[string]string{"Domain": "domain", "PublicURL": "public-url"}[fe.Field], fe.Reason)
+	} else if err != nil {
+		return err
+	}
+	log.Info("server started", "listen", s.Addr().String(), "url", s.URL())
+	f.p.greet(s, secret, path, created)
+	return s.Run(ctx)
+}
+
+// options turns the flags into the server's options, but for its credentials.
+func (f *serverFlags) options(log *slog.Logger) (opts server.Options, err error) {
+	opts = server.Options{
+		Listen:    f.listen,
+		Domain:    strings.ToLower(strings.TrimSuffix(f.domain, ".")),
+		PathMode:  f.pathMode || f.domain == "",
+		PublicURL: f.publicURL,
+		Hold:      f.hold,
+		Grace:     f.grace,
+		Logger:    log,
+	}
+	for name, d := range map[string]time.Duration{"hold": f.hold, "grace": f.grace, "resume-window": f.resumeWindow} {
+		if d < 0 || d > 24*time.Hour {
+			return opts, usagef("--%s %v: 0s to 24h are allowed", name, d)
+		}
+	}
+	if f.hold == 0 {
+		opts.Hold = -1
+	}
+	if f.grace == 0 {
+		opts.Grace = -1
+	}
+	if err := checkListen(f.listen); err != nil {
+		return opts, err
+	}
+	if opts.TCPPorts, err = parsePorts(f.tcpPorts); err != nil {
+		return opts, err
+	}
+	if opts.TrustedProxies, err = parsePrefixes(f.trustedProxies); err != nil {
+		return opts, err
+	}
+	if f.memory < 1 || f.memory > 1<<20 {
+		return opts, usagef("--buffer-memory %d: 1 to %d MiB are allowed", f.memory, 1<<20)
+	}
+	if f.p.getenv(envToken) != "" {
+		return opts, usagef("the environment has %s, which is for agents: the server's secret goes into --secret-file", envToken)
+	}
 	so := session.Options{
 		ResumeWindow: f.resumeWindow,
 		Budget:       session.NewBudget(f.memory << 20),
 		Software:     "adit " + versionString(),
 	}
-	if f.resumeWindow <= 0 {
+	if f.resumeWindow == 0 {
 		so.ResumeWindow = -1
 	}
 	opts.Dialects = []dialect.Dialect{
 		native.New(native.Options{Session: so, Logger: log}),
 	}
-	s, err := server.New(opts)
+	return opts, nil
+}
+
+func checkListen(s string) error {
+	_, port, err := net.SplitHostPort(s)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
 	if err != nil {
-		return err
+		return usagef("--listen %q: want a port of 0 to 65535 with or without a host, such as :8080 or 127.0.0.1:8080", s)
 	}
-	log.Info("server started", "listen", s.Addr().String(), "url", s.URL())
-	if created {
-		printWelcome(out, s, secret, path, isTerminal(os.Stdout))
-	}
-	return s.Run(ctx)
+	return nil
 }
 
 // secret loads the secret, or makes it at the first start.
@@ -147,38 +170,56 @@ func (f *serverFlags) secret() (s auth.Secret, path string, created bool, err er
 	return s, filepath.Join(f.dataDir, "secret"), created, err
 }
 
-// printWelcome tells how to connect the first agent. The secret itself is only
-// shown to a person.
-func printWelcome(w io.Writer, s *server.Server, secret auth.Secret, path string, person bool) {
-	url := agentURL(s)
-	fmt.Fprintf(w, "\nA new secret is in %s.\n\nExpose a service of this machine:\n\n", path)
-	fmt.Fprintf(w, "    adit http 3000%s\n\n", localFlags(s, path))
-	if person {
-		fmt.Fprintf(w, "Or of another one (keep the line to yourself, it holds the secret):\n\n")
-		fmt.Fprintf(w, "    ADIT_TOKEN=%s adit http 3000 --server %s\n\n", secret.Reveal(), url)
+// greet says where the server is and, if its secret is new, how to connect the
+// first agent. The secret itself is only shown to a person.
+func (p *program) greet(s *server.Server, secret auth.Secret, path string, created bool) {
+	if !created {
 		return
 	}
-	fmt.Fprintf(w, "Or of another one, with a copy of that file:\n\n")
-	fmt.Fprintf(w, "    adit http 3000 --server %s --secret-file FILE\n\n", url)
+	fmt.Fprintf(p.out, "%s\n\nA new secret is in %s.\n\n", s.URL(), path)
+	fmt.Fprintf(p.out, "Expose a service of this machine:\n\n    adit http 3000%s\n\n", p.localFlags(s, path))
+	url := agentURL(s)
+	switch {
+	case url == "": // nobody else reaches it
+	case p.person:
+		fmt.Fprintf(p.out, "Or of another one (the line holds the secret: keep it to yourself):\n\n")
+		fmt.Fprintf(p.out, "    %s=%s adit http 3000 --server %s\n\n", envToken, secret.Reveal(), url)
+	default:
+		fmt.Fprintf(p.out, "Or of another one, with a copy of that file:\n\n")
+		fmt.Fprintf(p.out, "    adit http 3000 --server %s --secret-file FILE\n\n", url)
+	}
 }
 
 // localFlags are what an agent on this machine has to be told.
-func localFlags(s *server.Server, path string) string {
+func (p *program) localFlags(s *server.Server, path string) string {
 	flags := ""
-	if port := s.Addr().Port(); port != 8080 {
-		flags += fmt.Sprintf(" --server ws://localhost:%d", port)
+	host := "localhost"
+	if a := s.Addr().Addr(); !a.IsUnspecified() {
+		host = a.Unmap().String()
 	}
-	if path != filepath.Join(defaultDataDir(), "secret") {
+	if at := net.JoinHostPort(host, strconv.Itoa(int(s.Addr().Port()))); at != "localhost:8080" && at != "127.0.0.1:8080" {
+		flags += " --server ws://" + at
+	}
+	if path != filepath.Join(p.dataDir(), "secret") {
 		flags += " --secret-file " + path
 	}
 	return flags
 }
 
-// agentURL is where an agent on another machine finds the server.
+// agentURL is where an agent on another machine finds the server, and empty if
+// it cannot.
 func agentURL(s *server.Server) string {
-	u := strings.Replace(s.URL(), "http", "ws", 1)
-	if !strings.Contains(u, "://localhost") {
-		return u
+	u, err := url.Parse(s.URL())
+	if err != nil {
+		return ""
+	}
+	u.Scheme = strings.Replace(u.Scheme, "http", "ws", 1)
+	host := u.Hostname()
+	if a, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !a.IsLoopback()) {
+		return u.String()
+	}
+	if !s.Addr().Addr().IsUnspecified() {
+		return ""
 	}
 	addrs, _ := net.InterfaceAddrs()
 	for _, a := range addrs {
@@ -186,7 +227,7 @@ func agentURL(s *server.Server) string {
 			return fmt.Sprintf("ws://%s:%d", ip.IP, s.Addr().Port())
 		}
 	}
-	return u
+	return ""
 }
 
 func parsePorts(list []string) ([]ingress.PortRange, error) {

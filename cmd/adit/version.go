@@ -24,7 +24,7 @@ func versionString() string {
 	return v
 }
 
-func versionCommand() *cobra.Command {
+func (p *program) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",

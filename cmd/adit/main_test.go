@@ -1,0 +1,303 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	testSecret = "a secret of these tests alone"
+	patience   = 20 * time.Second // for what has to happen
+)
+
+// output is what a program prints.
+type output struct {
+	mu      sync.Mutex
+	buf     bytes.Buffer
+	changed chan struct{} // closed and replaced at each write
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.changed != nil {
+		close(o.changed)
+	}
+	o.changed = make(chan struct{})
+	return o.buf.Write(p)
+}
+
+func (o *output) read() (string, <-chan struct{}) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.changed == nil {
+		o.changed = make(chan struct{})
+	}
+	return o.buf.String(), o.changed
+}
+
+func (o *output) String() string {
+	text, _ := o.read()
+	return text
+}
+
+// wait waits until re matches what was printed, and returns the first group.
+func (o *output) wait(t *testing.T, re string) string {
+	t.Helper()
+	limit := time.NewTimer(patience)
+	defer limit.Stop()
+	for {
+		text, changed := o.read()
+		if m := regexp.MustCompile(re).FindStringSubmatch(text); m != nil {
+			return m[len(m)-1]
+		}
+		select {
+		case <-changed:
+		case <-limit.C:
+			t.Fatalf("no %q after %v in:\n%s", re, patience, text)
+		}
+	}
+}
+
+// A command is a run of the program in this process.
+type command struct {
+	program
+	out, err *output
+	stop     func() int // ends it as a signal does, and returns its exit code
+	code     chan int
+}
+
+// newCommand returns a program with a home directory of its own; environ are
+// variables besides that.
+func newCommand(t *testing.T, environ ...string) *command {
+	t.Helper()
+	c := &command{out: &output{}, err: &output{}, code: make(chan int, 1)}
+	c.program = program{environ: append([]string{"HOME=" + t.TempDir()}, environ...), out: c.out, errOut: c.err}
+	return c
+}
+
+// start runs the command with args, until stop is called or the test ends.
+func (c *command) start(t *testing.T, args ...string) *command {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() { c.code <- c.run(ctx, args) }()
+	c.stop = sync.OnceValue(func() int {
+		cancel()
+		return <-c.code
+	})
+	t.Cleanup(func() {
+		c.stop()
+		if t.Failed() {
+			t.Logf("adit %s printed:\n%s%s", strings.Join(args, " "), c.out, c.err)
+		}
+	})
+	return c
+}
+
+// call runs the program to its end, which has to come by itself.
+func call(t *testing.T, environ []string, args ...string) (code int, out, errOut string) {
+	t.Helper()
+	c := newCommand(t, environ...)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	code = c.run(ctx, args)
+	if ctx.Err() != nil {
+		t.Errorf("adit %s had to be ended", strings.Join(args, " "))
+	}
+	return code, c.out.String(), c.err.String()
+}
+
+func writeFile(t *testing.T, content string) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// startServer runs adit server with testSecret on a free port and returns its
+// URL for agents.
+func startServer(t *testing.T, args ...string) (c *command, url string) {
+	t.Helper()
+	c = newCommand(t).start(t, append([]string{"server", "--listen", "127.0.0.1:0", "--secret-file", writeFile(t, testSecret)}, args...)...)
+	return c, "ws://" + c.err.wait(t, `"server started","listen":"([^"]*)"`)
+}
+
+func site(t *testing.T) (addr string) {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Write([]byte("the site")) }))
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().String()
+}
+
+func TestUsageErrors(t *testing.T) {
+	t.Parallel()
+	secret := writeFile(t, testSecret)
+	notPEM := writeFile(t, "no certificate")
+	for _, tt := range []struct {
+		args    string
+		environ []string
+		want    []string // in the message
+	}{
+		{args: "nonsense", want: []string{`"nonsense"`}},
+		{args: "http", want: []string{"1 arg", "adit http --help"}},
+		{args: "http 1 2", want: []string{"1 arg"}},
+		{args: "http 3000 --nonsense", want: []string{"--nonsense", "adit http --help"}},
+		{args: "http 0", want: []string{`"0"`, "1 to 65535"}},
+		{args: "http 65536", want: []string{`"65536"`, "1 to 65535"}},
+		{args: "http ftp://host", want: []string{`"ftp"`, "http, https, tcp and unix"}},
+		{args: "http http://host/path", want: []string{"http://host"}},
+		{args: "http 3000 --id Web", want: []string{"--id", `"Web"`, "a-z, 0-9 and '-'"}},
+		{args: "http 3000 --id www", want: []string{"--id", `"www"`, "reserved"}},
+		{args: "http 3000 --server tunnel.example.com", want: []string{"--server", `"tunnel.example.com"`, "wss://"}},
+		{args: "http 3000 --server wss://me:hidden@host", want: []string{"--server", "user or password"}},
+		{args: "http 3000 --server wss://host:99999", want: []string{"--server", "99999", "1 to 65535"}},
+		{args: "http 3000 --server wss://host/?token=hidden", want: []string{"--server"}},
+		{args: "http 3000 --log-level loud", want: []string{"--log-level", `"loud"`, "debug, info, warn and error"}},
+		{args: "http 3000 --log-format xml", want: []string{"--log-format", `"xml"`, "auto, text and json"}},
+		{args: "http 3000 --instance " + strings.Repeat("i", 129), want: []string{"--instance", "129", "128"}},
+		{args: "http 3000 --ca-file " + notPEM, want: []string{"--ca-file", notPEM, "PEM"}},
+		{args: "http 3000", want: []string{"no credential", "ADIT_TOKEN", "--secret-file"}},
+		{args: "http 3000", environ: []string{"ADIT_TOKEN=hidden", "ADIT_SECRET_FILE=" + secret}, want: []string{"ADIT_TOKEN", "ADIT_SECRET_FILE"}},
+		{args: "http 3000", environ: []string{"ADIT_TOKENS=hidden"}, want: []string{"ADIT_TOKENS"}},
+		{args: "server", environ: []string{"ADIT_HELP=1"}, want: []string{"ADIT_HELP"}},
+		{args: "server", environ: []string{"ADIT_HOLD=hidden"}, want: []string{"ADIT_HOLD"}},
+		{args: "server --secret-file " + secret, environ: []string{"ADIT_TOKEN=hidden"}, want: []string{"ADIT_TOKEN", "--secret-file"}},
+		{args: "tcp 22 --port 65536", want: []string{"--port", "65536"}},
+		{args: "tcp 22 --port x", want: []string{"--port", `"x"`}},
+		{args: "agent", want: []string{"--tunnel", "ID=UPSTREAM"}},
+		{args: "agent --tunnel web", want: []string{`--tunnel "web"`, "ID=UPSTREAM"}},
+		{args: "agent --tunnel Web=3000", want: []string{"--tunnel", `"Web"`}},
+		{args: "agent --tunnel ssh=tcp://h:22@0", want: []string{"--tunnel", `"0"`, "1 to 65535"}},
+		{args: "agent --tunnel web=3000 --tunnel web=3001", want: []string{"--tunnel", `"web"`, "twice"}},
+		{args: "server --listen 8080", want: []string{"--listen", `"8080"`, ":8080"}},
+		{args: "server --listen :http", want: []string{"--listen", `":http"`}},
+		{args: "server --domain http://example.com", want: []string{"--domain", `"http://example.com"`, "tunnel.example.com"}},
+		{args: "server --domain 127.0.0.1", want: []string{"--domain", `"127.0.0.1"`}},
+		{args: "server --public-url example.com", want: []string{"--public-url", `"example.com"`, "https://"}},
+		{args: "server --public-url https://me:hidden@example.com", want: []string{"--public-url", "example.com"}},
+		{args: "server --tcp-ports 3000-2000", want: []string{"--tcp-ports", `"3000-2000"`, "1 to 65535"}},
+		{args: "server --trusted-proxies proxy", want: []string{"--trusted-proxies", `"proxy"`, "10.0.0.0/8"}},
+		{args: "server --hold -1s", want: []string{"--hold", "-1s", "24h"}},
+		{args: "server --hold 5", want: []string{"--hold", `"5"`}},
+		{args: "server --grace 25h", want: []string{"--grace", "25h", "24h"}},
+		{args: "server --resume-window -1s", want: []string{"--resume-window", "-1s"}},
+		{args: "server --buffer-memory 0", want: []string{"--buffer-memory", "0", "1 to"}},
+		{args: "token --id a", want: []string{"--subject"}},
+		{args: "token --subject me", want: []string{"--id"}},
+		{args: "token --subject me --id a --lasts 0s", want: []string{"--lasts", "0s", "1s"}},
+		{args: "token --subject me --id a --tcp-ports x", want: []string{"--tcp-ports", `"x"`}},
+		{args: "token --subject secret --id a --secret-file " + secret, want: []string{"subject", `"secret"`, "reserved"}},
+		{args: "version now", want: []string{"now"}},
+	} {
+		t.Run(strings.Join(append(tt.environ, tt.args), " "), func(t *testing.T) {
+			t.Parallel()
+			code, out, errOut := call(t, tt.environ, strings.Fields(tt.args)...)
+			if code != exitUsage {
+				t.Errorf("got exit code %d, want %d", code, exitUsage)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(errOut, want) {
+					t.Errorf("got %q, want something with %q", errOut, want)
+				}
+			}
+			if strings.Contains(out+errOut, "me:hidden") || strings.Contains(out+errOut, "=hidden\"") {
+				t.Errorf("got %q, which shows a secret", errOut)
+			}
+			if n := strings.Count(strings.TrimSpace(errOut), "\n"); n > 0 {
+				t.Errorf("got %d lines, want one:\n%s", n+1, errOut)
+			}
+		})
+	}
+}
+
+func TestFailures(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	open := writeFile(t, testSecret)
+	if err := os.Chmod(open, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name string
+		args []string
+		want []string
+	}{
+		{"address in use", []string{"server", "--listen", ln.Addr().String()}, []string{ln.Addr().String(), "in use"}},
+		{"no secret file", []string{"server", "--listen", "127.0.0.1:0", "--secret-file", "/nonexistent/secret"}, []string{"/nonexistent/secret", "no such file"}},
+		{"secret for all to read", []string{"server", "--listen", "127.0.0.1:0", "--secret-file", open}, []string{open}},
+		{"agent's secret for all to read", []string{"http", "3000", "--secret-file", open}, []string{open}},
+		{"short secret", []string{"http", "3000", "--secret-file", writeFile(t, "short")}, []string{"5 bytes", "16 to 4096"}},
+		{"no CA file", []string{"http", "3000", "--ca-file", "/nonexistent/ca"}, []string{"--ca-file", "/nonexistent/ca"}},
+		{"no secret to sign with", []string{"token", "--subject", "me", "--id", "a"}, []string{"secret", "no such file"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			code, _, errOut := call(t, nil, tt.args...)
+			if code != exitFailed {
+				t.Errorf("got exit code %d, want %d", code, exitFailed)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(errOut, want) {
+					t.Errorf("got %q, want something with %q", errOut, want)
+				}
+			}
+		})
+	}
+}
+
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	for _, args := range []string{"", "help", "--help", "server --help", "http --help", "tcp --help", "agent --help", "token --help", "demo --help", "version"} {
+		code, out, errOut := call(t, nil, strings.Fields(args)...)
+		if code != exitDone || out == "" || errOut != "" {
+			t.Errorf("adit %s: got exit code %d, %q and %q, want text and no error", args, code, out, errOut)
+		}
+		for line := range strings.Lines(out) {
+			if strings.Contains(line, "ADIT_TOKEN=") || strings.Contains(line, "DEPRECATED") {
+				t.Errorf("adit %s: got the line %q", args, line)
+			}
+		}
+	}
+}
+
+func TestEnvironmentSetsFlags(t *testing.T) {
+	t.Parallel()
+	a, b := writeFile(t, testSecret), writeFile(t, "another secret than that")
+	start := func(t *testing.T, environ []string, args ...string) *command {
+		c := newCommand(t, environ...).start(t, append([]string{"server"}, args...)...)
+		c.err.wait(t, "server started")
+		return c
+	}
+	environ := []string{"ADIT_LISTEN=127.0.0.1:0", "ADIT_DOMAIN=env.example.com", "ADIT_SECRET_FILE=" + a, "PATH=/bin"}
+	c := start(t, environ)
+	if got := c.err.String(); !strings.Contains(got, "http://env.example.com:") {
+		t.Errorf("got %s, want the domain of the environment", got)
+	}
+	c = start(t, environ, "--domain", "flag.example.com", "--secret-file", b)
+	if got := c.err.String(); !strings.Contains(got, "http://flag.example.com:") {
+		t.Errorf("got %s, want the domain of the flag", got)
+	}
+	if code := c.stop(); code != exitDone {
+		t.Errorf("got exit code %d after a signal, want %d", code, exitDone)
+	}
+}

@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"adit/agent"
+	"adit/auth"
+	"adit/carrier"
+	"adit/dialect"
+	"adit/session"
+)
+
+// A statusPrinter tells a person where the agents of this process stand.
+type statusPrinter struct {
+	out      io.Writer
+	insecure bool // the way to the server can be listened to
+
+	mu     sync.Mutex // held while printing
+	agents map[int]*standing
+	warned bool
+}
+
+// A standing is what was printed last for an agent.
+type standing struct {
+	urls []string // nil until it was connected
+	away string   // why it is not connected; empty if it is
+}
+
+// show prints the state of the agent with that number, unless it says the same
+// as the last one.
+func (p *statusPrinter) show(n int, tunnels []agent.Tunnel, s agent.State) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.agents == nil {
+		p.agents = make(map[int]*standing)
+	}
+	a := p.agents[n]
+	if a == nil {
+		a = &standing{}
+		p.agents[n] = a
+	}
+	switch s.Phase {
+	case agent.Connected:
+		p.connected(a, tunnels, s.Bound)
+	case agent.Reconnecting:
+		switch first := a.away == ""; {
+		case s.Wait == 0 && first:
+			a.away = "connection lost, trying again"
+			fmt.Fprintln(p.out, a.away)
+		case s.Wait == 0:
+		case a.urls == nil:
+			p.away(a, "waiting for the server: "+reason(s.Err))
+		default:
+			p.away(a, "not connected, trying again: "+reason(s.Err))
+		}
+	case agent.Refused:
+		p.away(a, "refused, trying again: "+reason(s.Err))
+	}
+}
+
+func (p *statusPrinter) away(a *standing, why string) {
+	if a.away != why {
+		fmt.Fprintln(p.out, why)
+	}
+	a.away = why
+}
+
+func (p *statusPrinter) connected(a *standing, tunnels []agent.Tunnel, bound []dialect.Bound) {
+	urls, text := addresses(tunnels, bound)
+	switch {
+	case !slices.Equal(urls, a.urls):
+		io.WriteString(p.out, text)
+	case a.away != "":
+		fmt.Fprintln(p.out, "connected again")
+	}
+	a.urls, a.away = urls, ""
+	if p.insecure && !p.warned {
+		p.warned = true
+		fmt.Fprintln(p.out, "The way to the server is not encrypted, nor is the credential on it: see wss://.")
+	}
+}
+
+// addresses says where the tunnels are found, best address first.
+func addresses(tunnels []agent.Tunnel, bound []dialect.Bound) (urls []string, text string) {
+	width := 0
+	for _, b := range bound {
+		urls = append(urls, b.URLs...)
+		if len(b.URLs) > 0 {
+			width = max(width, len(b.URLs[0]))
+		}
+	}
+	var b strings.Builder
+	for i, bd := range bound {
+		for j, u := range bd.URLs {
+			if j == 0 {
+				fmt.Fprintf(&b, "%-*s  ->  %s\n", width, u, tunnels[i].Upstream)
+			} else {
+				fmt.Fprintln(&b, u)
+			}
+		}
+	}
+	return urls, b.String()
+}
+
+// reason says in a few words why an agent is not connected, and what helps.
+func reason(err error) string {
+	var (
+		status   *carrier.StatusError
+		dial     *carrier.DialError
+		refused  *dialect.BindError
+		rejected *session.RejectedError
+		closed   *session.ClosedError
+	)
+	switch {
+	case errors.As(err, &status):
+		return statusReason(status)
+	case errors.As(err, &refused):
+		return refused.Reason + remedy(string(refused.Code))
+	case errors.As(err, &rejected):
+		return strings.TrimPrefix(rejected.Error(), "session: ")
+	case errors.As(err, &closed):
+		if closed.Reason != "" {
+			return closed.Reason
+		}
+		return "the server ended the session"
+	case errors.As(err, &dial):
+		switch dial.Phase {
+		case carrier.PhaseDial:
+			return dial.Target + ": " + cause(dial.Err)
+		case carrier.PhaseTLS:
+			return "TLS with " + dial.Target + ": " + cause(dial.Err)
+		}
+		return dial.Target + " does not answer as an adit server: " + cause(dial.Err)
+	}
+	return cause(err)
+}
+
+// statusReason is for a server that answered with something other than a
+// session.
+func statusReason(e *carrier.StatusError) string {
+	if e.Code == "" {
+		return fmt.Sprintf("the answer is %d, and not from an adit server that agents may use (is --server right?)", e.StatusCode)
+	}
+	text := e.Body
+	if text == "" {
+		text = e.Code
+	}
+	return text + remedy(e.Code)
+}
+
+// remedy says what to do about a code of docs/errors.md.
+func remedy(code string) string {
+	switch code {
+	case string(auth.MissingCredential), string(auth.InvalidCredential):
+		return " (give the server's secret, or a token signed with it, in --secret-file or " + envToken + ")"
+	case string(auth.ExpiredCredential):
+		return " (get a new one)"
+	case string(auth.NotYetValid):
+		return " (compare the clocks)"
+	case string(dialect.BindTaken):
+		return " (choose another --id)"
+	case string(dialect.BindPortInUse):
+		return " (choose another --port, or leave it out)"
+	}
+	return ""
+}
+
+// cause returns the innermost part of err that says something, without the
+// addresses that the outer parts repeat.
+func cause(err error) string {
+	var (
+		errno   syscall.Errno
+		dns     *net.DNSError
+		unknown x509.UnknownAuthorityError
+		name    x509.HostnameError
+		invalid x509.CertificateInvalidError
+		record  tls.RecordHeaderError
+		ne      net.Error
+	)
+	switch {
+	case errors.As(err, &dns):
+		if dns.IsNotFound {
+			return "no such host"
+		}
+		return "its name cannot be looked up now"
+	case errors.As(err, &errno):
+		return errno.Error()
+	case errors.As(err, &unknown):
+		return "its certificate is signed by an unknown authority (--ca-file names one more to trust)"
+	case errors.As(err, &name):
+		return "its certificate is for another name"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "its certificate has expired, or is not valid yet"
+	case errors.As(err, &record):
+		return "it does not speak TLS (ws:// is without)"
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
+		return "no answer in time"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "the connection was closed"
+	}
+	return strings.TrimPrefix(strings.TrimPrefix(err.Error(), "session: "), "carrier: ")
+}
