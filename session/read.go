@@ -166,14 +166,15 @@ func (st *Stream) returnCredit(n int) {
 }
 
 // growLocked returns by how much the window of st is to grow, given how long
-// the reader took to consume half of it: if less than a round trip, the window
-// and not the path was the limit.
+// the reader took to consume half of it: if not much more than a round trip, the
+// window and not the path was the limit. (Half of it comes in one burst for each
+// round trip then.)
 func (s *Session) growLocked(st *Stream, took time.Duration) int {
 	now := sinceStart()
 	if l := s.link; l != nil && (s.rtt == 0 || now-s.rttAt > rttMaxAge) && !l.pinged {
 		l.ping = true
 	}
-	if s.rtt == 0 || took > max(s.rtt, minTuneRTT) {
+	if s.rtt == 0 || took > max(s.rtt+s.rtt/2, minTuneRTT) {
 		return 0
 	}
 	grow := min(st.window, s.opts.WindowBudget-s.budgetUsed)
