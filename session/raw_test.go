@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -113,10 +114,10 @@ type rawPeer struct {
 	t    testing.TB
 	conn net.Conn
 
-	id, secret []byte // of the session
-	seq        uint64 // position of what it sends next
-	taken      uint64 // bytes taken in of the other side's sequence
-	sequence   []byte // of these, not yet returned by next
+	id, secret []byte        // of the session
+	seq        uint64        // position of what it sends next
+	taken      atomic.Uint64 // bytes taken in of the other side's sequence
+	sequence   []byte        // of these, not yet returned by next
 	closed     *session.ClosedError
 	pings      int
 	noPong     bool
@@ -198,7 +199,7 @@ func (p *rawPeer) write(b []byte) {
 // send sends frames as one batch.
 func (p *rawPeer) send(frames ...[]byte) {
 	b := join(frames...)
-	p.write(record(recBatch, u64(p.taken), u64(p.seq), b))
+	p.write(record(recBatch, u64(p.taken.Load()), u64(p.seq), b))
 	p.seq += uint64(len(b))
 }
 
@@ -236,15 +237,15 @@ func (p *rawPeer) take() bool {
 	}
 	switch kind {
 	case recBatch:
-		if at := binary.BigEndian.Uint64(body[8:]); at != p.taken {
-			p.t.Fatalf("BATCH begins at position %d, want %d", at, p.taken)
+		if at := binary.BigEndian.Uint64(body[8:]); at != p.taken.Load() {
+			p.t.Fatalf("BATCH begins at position %d, want %d", at, p.taken.Load())
 		}
 		p.sequence = append(p.sequence, body[16:]...)
-		p.taken += uint64(len(body) - 16)
+		p.taken.Add(uint64(len(body) - 16))
 	case recPing:
 		p.pings++
 		if !p.noPong {
-			p.write(record(recPong, u64(p.taken), body[8:]))
+			p.write(record(recPong, u64(p.taken.Load()), body[8:]))
 		}
 	case recAck, recPong:
 	case recClose:

@@ -85,7 +85,7 @@ func TestResumeRefused(t *testing.T) {
 			p.write(record(recBatch, u64(50), u64(p.seq), call))
 			p.seq += uint64(len(call))
 			p.want(frResult, 1) // the acknowledgement has been seen
-			sent := p.taken
+			sent := p.taken.Load()
 			if tt.received == 100 {
 				tt.received = sent
 			} else if tt.received == 101 {

@@ -438,8 +438,9 @@ func (st *Stream) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-// SetWriteDeadline bounds present and later calls of Write and ReadFrom; they
-// then fail with os.ErrDeadlineExceeded.
+// SetWriteDeadline bounds present and later calls of Write, and how long
+// ReadFrom waits for the other side; they then fail with
+// os.ErrDeadlineExceeded. A Read that ReadFrom is in is not cut short.
 func (st *Stream) SetWriteDeadline(t time.Time) error {
 	st.s.mu.Lock()
 	defer st.s.mu.Unlock()

@@ -100,6 +100,11 @@ func (st *Stream) chunkSize(n int) int {
 func (st *Stream) Write(p []byte) (n int, err error) {
 	st.wmu.Lock()
 	defer st.wmu.Unlock()
+	return st.write(p)
+}
+
+// write is Write with wmu held.
+func (st *Stream) write(p []byte) (n int, err error) {
 	s := st.s
 	for first := true; first || n < len(p); first = false {
 		s.mu.Lock()
@@ -163,20 +168,21 @@ func (st *Stream) commitLocked(c *chunk, n int) {
 	st.s.out.bulk.push(st)
 }
 
-// ReadFrom sends what it reads from r until io.EOF, reading into the memory
-// that is sent. While it waits for a conn whose socket can be waited for, it
-// holds no memory. It does not end the sending direction.
+// ReadFrom sends what it reads from r until io.EOF. It does not end the sending
+// direction. If r is a conn whose socket can be waited for, it reads into the
+// memory that is sent, and holds none while it waits.
 func (st *Stream) ReadFrom(r io.Reader) (n int64, err error) {
 	st.wmu.Lock()
 	defer st.wmu.Unlock()
 	s := st.s
 	wait := waiterFor(r)
+	if wait == nil {
+		return st.copyFrom(r)
+	}
 	size := midChunk
 	for {
-		if wait != nil {
-			if err := wait.WaitRead(); err != nil {
-				return n, err
-			}
+		if err := wait.WaitRead(); err != nil {
+			return n, err
 		}
 		s.mu.Lock()
 		k, err := st.waitWriteLocked(false)
@@ -235,6 +241,30 @@ func (st *Stream) ReadFrom(r io.Reader) (n int64, err error) {
 			if rerr == io.EOF {
 				rerr = nil
 			}
+			return n, rerr
+		}
+	}
+}
+
+// copyFrom is ReadFrom for a reader that cannot be waited for. What it reads
+// into is no part of the session's send buffer: streams that wait for such
+// readers would use that up between them.
+func (st *Stream) copyFrom(r io.Reader) (n int64, err error) {
+	buf := getRecvBuf(1)
+	defer buf.release()
+	for {
+		m, rerr := r.Read(buf.b)
+		if m > 0 {
+			k, err := st.write(buf.b[:m])
+			n += int64(k)
+			if err != nil {
+				return n, err
+			}
+		}
+		if rerr == io.EOF {
+			return n, nil
+		}
+		if rerr != nil {
 			return n, rerr
 		}
 	}
