@@ -141,7 +141,7 @@ func (b *binder) Bind(_ context.Context, bd dialect.Binding) (dialect.Bound, err
 	}
 	b.names[bd.Key] = name{bd.ID, bound.Port, release}
 	b.mu.Unlock()
-	b.info("bound", "kind", string(bd.Kind), "url", bound.URLs[0])
+	b.info("bound", "id", string(bd.ID), "kind", string(bd.Kind), "url", bound.URLs[0])
 	return bound, nil
 }
 
