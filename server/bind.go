@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -30,12 +31,13 @@ type binder struct {
 	mu       sync.Mutex // guards the fields below
 	identity *auth.Identity
 	expiry   *time.Timer // ends the tunnel with its credential; nil if that never ends
-	names    map[string]name
+	names    []name // few, as a rule: a map would take more memory
 	ended    bool
 }
 
 // A name is what was bound under a key.
 type name struct {
+	key     string
 	id      tunnel.ID
 	port    uint16 // public TCP port, or 0
 	release func()
@@ -89,7 +91,7 @@ func (b *binder) look() {
 }
 
 // end gives back what the tunnel had.
-func (b *binder) end(names map[string]name) {
+func (b *binder) end(names []name) {
 	for _, n := range names {
 		n.release()
 	}
@@ -136,10 +138,7 @@ func (b *binder) Bind(_ context.Context, bd dialect.Binding) (dialect.Bound, err
 		release()
 		return dialect.Bound{}, &dialect.BindError{Code: dialect.BindInternal, Reason: "the session has ended"}
 	}
-	if b.names == nil {
-		b.names = make(map[string]name)
-	}
-	b.names[bd.Key] = name{bd.ID, bound.Port, release}
+	b.names = append(b.names, name{bd.Key, bd.ID, bound.Port, release})
 	b.mu.Unlock()
 	b.info("bound", "id", string(bd.ID), "kind", string(bd.Kind), "url", bound.URLs[0])
 	return bound, nil
@@ -151,8 +150,7 @@ func (b *binder) check(bd dialect.Binding, id *auth.Identity) error {
 		return &dialect.BindError{Code: dialect.BindInvalid, Reason: fmt.Sprintf(format, args...)}
 	}
 	b.mu.Lock()
-	n := len(b.names)
-	_, taken := b.names[bd.Key]
+	n, taken := len(b.names), b.findLocked(bd.Key) >= 0
 	b.mu.Unlock()
 	switch {
 	case bd.Key == "" || len(bd.Key) > 64:
@@ -256,13 +254,22 @@ func (b *binder) portError(port uint16, err error) error {
 	return e
 }
 
+// findLocked returns the index of the name with that key, or -1.
+func (b *binder) findLocked(key string) int {
+	return slices.IndexFunc(b.names, func(n name) bool { return n.key == key })
+}
+
 // Unbind implements dialect.BindHandler.
 func (b *binder) Unbind(_ context.Context, key string) error {
 	b.mu.Lock()
-	n, ok := b.names[key]
-	delete(b.names, key)
+	var n name
+	i := b.findLocked(key)
+	if i >= 0 {
+		n = b.names[i]
+		b.names = slices.Delete(b.names, i, i+1)
+	}
 	b.mu.Unlock()
-	if !ok {
+	if i < 0 {
 		return &dialect.BindError{Code: dialect.BindInvalid, Reason: fmt.Sprintf("key %.70q is not bound", key)}
 	}
 	n.release()

@@ -12,8 +12,8 @@ type callState struct {
 	last    uint64             // number of this side's last call
 	waiting map[uint64]*result // this side's calls without answer
 	serving int                // the other side's calls without answer
-	ctx     context.Context    // of serving them; set with the first
-	cancel  context.CancelFunc // when the session ends
+	ctx     context.Context    // of serving them
+	cancel  context.CancelFunc // when the session ends; nil while none is served
 }
 
 type result struct {
@@ -113,7 +113,10 @@ func (s *Session) serveCall(ctx context.Context, n uint64, method uint16, body [
 		status, answer = s.opts.Handle(ctx, s, method, body)
 	}
 	s.mu.Lock()
-	s.calls.serving--
+	if s.calls.serving--; s.calls.serving == 0 {
+		s.calls.cancel() // an idle session holds no context
+		s.calls.cancel = nil
+	}
 	s.cond.Broadcast()
 	answer = answer[:min(len(answer), maxCall-2)]
 	s.appendLocked(frameResult, n, append(binary.BigEndian.AppendUint16(nil, status), answer...))

@@ -42,21 +42,31 @@ type recordReader struct {
 	body   []byte
 }
 
+// errRest says that the carrier was silent for a while: it is likely to be so
+// again. Whoever reads it waits in a new goroutine then, since the stack of
+// this one has grown with the work.
+var errRest = errors.New("session: carrier at rest")
+
+const restAfter = 2 * time.Second
+
 // readLoop reads the carrier until it fails. It holds a buffer only while
 // there is something to read, or a small one where it cannot know.
 func (l *link) readLoop() error {
-	var rr recordReader
 	if l.wait == nil {
-		return l.readBlind(&rr)
+		return l.readBlind(&l.rr)
 	}
 	size := 0
 	for {
 		if err := l.wait.WaitRead(); err != nil {
 			return err
 		}
-		n, full, err := l.readInto(&rr, size)
+		silence := sinceStart() - time.Duration(l.lastRecv.Load())
+		n, full, err := l.readInto(&l.rr, size)
 		if err != nil {
 			return err
+		}
+		if silence > restAfter {
+			return errRest
 		}
 		switch {
 		case full && size < len(recvSizes)-1:

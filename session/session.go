@@ -80,6 +80,7 @@ type link struct {
 
 	lastRecv atomic.Int64        // sinceStart when something was received last
 	timer    *time.Timer         // heartbeat
+	rr       recordReader        // of the goroutine that reads
 	scratch  [headroom + 16]byte // a record that carries no sequence
 
 	// Guarded by s.mu.
@@ -277,7 +278,12 @@ func (s *Session) attach(conn net.Conn, received uint64) error {
 
 // read takes in what comes until the carrier fails.
 func (l *link) read() {
-	l.drop(l.readLoop())
+	err := l.readLoop()
+	if err == errRest {
+		go l.read()
+		return
+	}
+	l.drop(err)
 	s := l.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
