@@ -214,7 +214,7 @@ func testChurn(p *pair) {
 			c.Read(buf)
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return fmt.Errorf("Read of a stream that ended: %w", err)
+			return fmt.Errorf("stream that ended: Read: %w", err)
 		}
 		return nil
 	})
