@@ -100,6 +100,7 @@ func (s *Server) add(t tunnel.Tunnel) (reason string) {
 		return "the server has as many agents as it takes"
 	}
 	s.tunnels[t] = struct{}{}
+	s.memory.stir()
 	s.agents.Add(1)
 	return ""
 }

@@ -31,7 +31,7 @@ type binder struct {
 	mu       sync.Mutex // guards the fields below
 	identity *auth.Identity
 	expiry   *time.Timer // ends the tunnel with its credential; nil if that never ends
-	names    []name // few, as a rule: a map would take more memory
+	names    []name      // few, as a rule: a map would take more memory
 	ended    bool
 }
 

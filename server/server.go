@@ -98,6 +98,7 @@ type Server struct {
 	tcp   *ingress.TCP
 
 	agents sync.WaitGroup // handshakes, tunnels, and what ends them
+	memory settler
 
 	mu          sync.Mutex // guards the fields below
 	ran         bool
@@ -220,6 +221,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.endAll()
 	s.table.Close()
 	s.agents.Wait()
+	s.memory.stop()
 	wg.Wait()
 	return err
 }
