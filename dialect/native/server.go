@@ -292,5 +292,6 @@ func refusal(err error) []byte {
 	} else if errors.As(err, &ae) {
 		code, reason = string(ae.Code), ae.Reason
 	}
+	reason = reason[:min(len(reason), maxRefusal)]
 	return session.AppendStringField(session.AppendStringField(nil, refusedCode, code), refusedReason, reason)
 }

@@ -4,6 +4,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"adit/dialect"
 	"adit/session"
@@ -65,7 +68,7 @@ func parseAddr(v []byte) (netip.AddrPort, error) {
 		return netip.AddrPort{}, fmt.Errorf("address with %d bytes: it takes 6 or 18", len(v))
 	}
 	ip, _ := netip.AddrFromSlice(v[:len(v)-2])
-	return netip.AddrPortFrom(ip, binary.BigEndian.Uint16(v[len(v)-2:])), nil
+	return netip.AddrPortFrom(ip.Unmap(), binary.BigEndian.Uint16(v[len(v)-2:])), nil
 }
 
 // Methods of calls, statuses of their results, and the tags of both.
@@ -146,6 +149,9 @@ func parseBound(b []byte) (bd dialect.Bound, err error) {
 	err = session.ParseFields(b, func(tag uint64, v []byte) (err error) {
 		switch tag {
 		case boundURL:
+			if u := printable(v, maxURL); u != string(v) || u == "" {
+				return fmt.Errorf("URL %q: it takes 1 to %d printable bytes", u, maxURL)
+			}
 			bd.URLs = append(bd.URLs, string(v))
 		case boundPort:
 			bd.Port, err = parsePort(v)
@@ -157,14 +163,31 @@ func parseBound(b []byte) (bd dialect.Bound, err error) {
 	return bd, err
 }
 
+// Bytes of text that an agent takes from a server, and may show.
+const (
+	maxURL     = 2048
+	maxRefusal = 1024
+)
+
+// printable makes text from the other side fit for logs and terminals.
+func printable(v []byte, limit int) string {
+	v = v[:min(len(v), limit)]
+	return strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, string(v))
+}
+
 func parseRefusal(b []byte) error {
 	e := &dialect.BindError{Code: dialect.BindInternal}
 	session.ParseFields(b, func(tag uint64, v []byte) error {
 		switch tag {
 		case refusedCode:
-			e.Code = dialect.BindCode(v)
+			e.Code = dialect.BindCode(printable(v, maxRefusal))
 		case refusedReason:
-			e.Reason = string(v)
+			e.Reason = printable(v, maxRefusal)
 		}
 		return nil
 	})
