@@ -7,8 +7,9 @@ import (
 )
 
 const (
-	settleAfter = 3 * time.Second // without an agent that connects
-	settleEvery = time.Minute     // at most
+	settleAfter = 3 * time.Second  // without an agent that connects
+	settleAgain = 15 * time.Second // later: sessions at rest have changed to small stacks
+	settleEvery = time.Minute      // at most
 )
 
 // A settler gives memory back to the system when agents have connected: their
@@ -18,7 +19,8 @@ const (
 type settler struct {
 	mu    sync.Mutex // guards the fields below
 	timer *time.Timer
-	last  time.Time // when memory was given back
+	last  time.Time // when memory was given back for the first time
+	again bool      // it is to be given back for the second time
 	over  bool
 }
 
@@ -29,6 +31,7 @@ func (s *settler) stir() {
 	if s.over {
 		return
 	}
+	s.again = false
 	wait := max(settleAfter, time.Until(s.last.Add(settleEvery)))
 	if s.timer == nil {
 		s.timer = time.AfterFunc(wait, s.settle)
@@ -39,7 +42,11 @@ func (s *settler) stir() {
 
 func (s *settler) settle() {
 	s.mu.Lock()
-	s.last = time.Now()
+	if !s.again && !s.over {
+		s.again = true
+		s.last = time.Now()
+		s.timer.Reset(settleAgain)
+	}
 	s.mu.Unlock()
 	debug.FreeOSMemory()
 }
