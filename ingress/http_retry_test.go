@@ -279,8 +279,8 @@ func TestHoldDoesNotReadBody(t *testing.T) {
 	var mu sync.Mutex
 	written := 0
 	go func() {
-		n, _ := fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: %d\r\nConnection: close\r\n\r\n", size)
-		for n = 0; n < size; n += 1024 {
+		fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: %d\r\nConnection: close\r\n\r\n", size)
+		for n := 0; n < size; n += 1024 {
 			c.Write(make([]byte, 1024))
 			mu.Lock()
 			written += 1024

@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"bufio"
+	"context"
 	"bytes"
 	"crypto/sha256"
 	"crypto/tls"
@@ -150,7 +151,7 @@ func TestExpectContinue(t *testing.T) {
 	addr := startSite(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/no" {
 			w.Header().Set("Connection", "close")
-			http.Error(w, "no", 403)
+			http.Error(w, "no", http.StatusForbidden)
 			return
 		}
 		body, _ := io.ReadAll(r.Body) // net/http sends 100 Continue now
@@ -489,9 +490,11 @@ func TestMemoryVisitor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	hc := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	hc := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(context.Context, string, string) (net.Conn, error) { return conn, nil },
+	}}
 	defer hc.CloseIdleConnections()
-	hc.Transport.(*http.Transport).Dial = func(string, string) (net.Conn, error) { return conn, nil }
 	resp, err := hc.Post("http://web/a", "text/plain", strings.NewReader("body"))
 	if err != nil {
 		t.Fatal(err)

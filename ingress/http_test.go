@@ -161,15 +161,6 @@ func isTimeout(err error) bool {
 	return ok && ne.Timeout()
 }
 
-func (c *rawConn) line() string {
-	c.t.Helper()
-	s, err := c.r.ReadString('\n')
-	if err != nil {
-		c.t.Fatalf("read line: %q, %v", s, err)
-	}
-	return s
-}
-
 func (c *rawConn) expect(want string) {
 	c.t.Helper()
 	got := make([]byte, len(want))

@@ -39,9 +39,6 @@ type Stream struct {
 	ended       bool // END or RESET is queued: nothing more is sent
 	remoteEnded bool // END or RESET has come
 	closed      bool
-	fast        bool // see paceLocked
-	paced       int  // bytes sent since pacedAt
-	pacedAt     time.Duration
 	lazy        bool // OPEN waits for company
 
 	// Guarded by rmu: the receiving side.

@@ -95,19 +95,6 @@ func parseFrameHeader(b []byte) (t frameType, length int, id uint64) {
 	return frameType(b[0]), int(binary.BigEndian.Uint32(b) & 0xffffff), binary.BigEndian.Uint64(b[4:])
 }
 
-// appendFrame appends a frame with a payload that starts with a code.
-func appendCodeFrame(b []byte, t frameType, id uint64, code uint16, text string) []byte {
-	b = appendFrameHeader(b, t, 2+len(text), id)
-	b = binary.BigEndian.AppendUint16(b, code)
-	return append(b, text...)
-}
-
-func appendFrameHeader(b []byte, t frameType, length int, id uint64) []byte {
-	var h [frameHeader]byte
-	putFrameHeader(h[:], t, length, id)
-	return append(b, h[:]...)
-}
-
 // parseCode splits a payload that starts with a code from its text.
 func parseCode(p []byte) (code uint16, rest []byte, ok bool) {
 	if len(p) < 2 {

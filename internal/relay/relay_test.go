@@ -268,8 +268,8 @@ func TestWithoutHalfClose(t *testing.T) {
 // movingConn moves bytes by itself, as native streams do.
 type movingConn struct {
 	net.Conn
-	readFrom, writeTo atomic.Pointer[io.Reader]
-	wroteTo           atomic.Bool
+	readFrom atomic.Pointer[io.Reader]
+	wroteTo  atomic.Bool
 }
 
 func (m *movingConn) ReadFrom(r io.Reader) (int64, error) {
