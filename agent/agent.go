@@ -96,7 +96,13 @@ const (
 	bindTimeout  = 15 * time.Second
 	drainTimeout = 10 * time.Minute // for streams on a session that the server drains
 	closeTimeout = 5 * time.Second  // for streams when Run ends
+
+	// steady is how long a session has to have lasted for its end to be
+	// something new, and not the next of many failures.
+	steady = 10 * time.Second
 )
+
+var errDrained = errors.New("the server takes no new streams")
 
 // An agent is a running Run.
 type agent struct {
@@ -105,6 +111,7 @@ type agent struct {
 	dialer *native.Dialer
 	byName map[string]*Upstream // by service
 
+	ports   []uint16       // public TCP port that each tunnel had last; of the goroutine in Run
 	streams sync.WaitGroup // relays, and sessions that drain
 	mu      sync.Mutex     // held while OnState runs
 }
@@ -122,18 +129,19 @@ func Run(ctx context.Context, opts Options) error {
 	b := backoff.Backoff{Min: reconnectMin, Max: reconnectMax}
 	a.state(State{Phase: Connecting})
 	for {
-		was, err := a.connect(ctx)
+		begin := time.Now()
+		err := a.connect(ctx)
+		lasted := time.Since(begin)
+		if lasted >= steady {
+			b.Reset()
+		}
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err == nil: // the server drains: another may be there already
-			b.Reset()
-			continue
 		case final(err):
 			return err
-		}
-		if was {
-			b.Reset()
+		case errors.Is(err, errDrained) && lasted >= steady:
+			continue // another server may be there already
 		}
 		wait := b.Next()
 		phase := Reconnecting
@@ -178,7 +186,12 @@ func newAgent(opts Options) (*agent, error) {
 	if len(opts.Tunnels) == 0 {
 		return nil, errors.New("agent: no tunnels")
 	}
-	a := &agent{opts: opts, log: opts.Logger, byName: make(map[string]*Upstream)}
+	a := &agent{
+		opts:   opts,
+		log:    opts.Logger,
+		byName: make(map[string]*Upstream),
+		ports:  make([]uint16, len(opts.Tunnels)),
+	}
 	key := sha256.New()
 	host, _ := os.Hostname()
 	fmt.Fprintf(key, "%q", host)
@@ -223,29 +236,32 @@ func (a *agent) state(s State) {
 	a.opts.OnState(s)
 }
 
-// connect runs one session until it ends. was reports whether the tunnels were
-// up. A nil error means that the server drains and the agent is to connect
-// again; the session lives on until its streams have ended.
-func (a *agent) connect(ctx context.Context) (was bool, err error) {
-	var mu sync.Mutex // guards bound
+// connect runs one session until it ends, and returns why. errDrained means that
+// the agent is to connect elsewhere; the session lives on until its streams have
+// ended.
+func (a *agent) connect(ctx context.Context) error {
+	var mu sync.Mutex // guards the next two
 	var bound []dialect.Bound
+	retired := false // another session speaks for the agent
 	so := a.opts.Session
 	so.Logger = a.log
 	so.OnCarrier = func(lost error, wait time.Duration) {
-		if lost != nil {
-			a.state(State{Phase: Reconnecting, Err: lost, Wait: wait})
-			return
+		if lost == nil {
+			a.log.Info("session resumed")
 		}
-		a.log.Info("session resumed")
 		mu.Lock()
 		defer mu.Unlock()
-		if bound != nil {
+		switch {
+		case retired:
+		case lost != nil:
+			a.state(State{Phase: Reconnecting, Err: lost, Wait: wait})
+		case bound != nil:
 			a.state(State{Phase: Connected, Bound: bound})
 		}
 	}
 	s, err := native.Dial(ctx, a.dialer, so)
 	if err != nil {
-		return false, err
+		return err
 	}
 	drain := make(chan struct{}, 1)
 	s.OnChange(func() {
@@ -256,7 +272,8 @@ func (a *agent) connect(ctx context.Context) (was bool, err error) {
 			}
 		}
 	})
-	serving, stop := context.WithCancel(ctx)
+	// Serve goes on while streams finish, so that they survive their carrier.
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	ended := make(chan error, 1)
 	a.streams.Go(func() { ended <- s.Serve(serving) })
 	a.streams.Go(func() { a.accept(s) })
@@ -265,35 +282,41 @@ func (a *agent) connect(ctx context.Context) (was bool, err error) {
 	if err != nil {
 		stop()
 		s.Close()
-		return false, err
+		return reason(err)
 	}
 	mu.Lock()
 	bound = got
-	mu.Unlock()
 	a.state(State{Phase: Connected, Bound: got})
+	mu.Unlock()
 
 	select {
-	case err = <-ended:
+	case err := <-ended:
 		stop()
 		s.Close()
-		if superseded, _ := native.Ended(err); superseded {
-			err = ErrSuperseded
-		}
+		return reason(err)
 	case <-drain:
 		a.log.Info("server drains")
+		mu.Lock()
+		retired = true
+		mu.Unlock()
 		a.streams.Go(func() {
 			defer stop()
-			a.finish(ctx, s, drainTimeout)
+			a.finish(ctx, s)
 		})
-		return true, nil
+		return errDrained
 	case <-ctx.Done():
-		stop()
+		defer stop()
+		a.finish(ctx, s)
+		return context.Cause(ctx)
 	}
-	if ctx.Err() != nil {
-		a.finish(context.WithoutCancel(ctx), s, closeTimeout)
-		return true, nil
+}
+
+// reason names the end of a session.
+func reason(err error) error {
+	if superseded, _ := native.Ended(err); superseded {
+		return ErrSuperseded
 	}
-	return true, err
+	return err
 }
 
 // bind asks for the public addresses of all tunnels.
@@ -302,35 +325,51 @@ func (a *agent) bind(ctx context.Context, s *native.Session) ([]dialect.Bound, e
 	defer cancel()
 	bound := make([]dialect.Bound, len(a.opts.Tunnels))
 	for i, t := range a.opts.Tunnels {
-		b, err := s.Bind(ctx, dialect.Binding{
+		b := dialect.Binding{
 			Key:     fmt.Sprint(i),
 			Kind:    t.Kind,
 			ID:      t.ID,
 			Service: service(i),
 			Port:    t.Port,
-		})
+		}
+		if b.Port == 0 {
+			b.Port = a.ports[i]
+		}
+		got, err := s.Bind(ctx, b)
+		var be *dialect.BindError
+		if errors.As(err, &be) && b.Port != t.Port {
+			b.Port = t.Port // the one of last time is not to be had
+			got, err = s.Bind(ctx, b)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("bind %q: %w", t.ID, err)
 		}
-		bound[i] = b
+		a.ports[i] = got.Port
+		bound[i] = got
 	}
 	return bound, nil
 }
 
-// finish closes s when its streams have ended, or after limit.
-func (a *agent) finish(ctx context.Context, s *native.Session, limit time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
+// finish closes s when its streams have ended. When ctx ends it asks for no more
+// of them, and gives them a few seconds.
+func (a *agent) finish(ctx context.Context, s *native.Session) {
+	limit := time.NewTimer(drainTimeout)
+	defer limit.Stop()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for s.Streams() > 0 {
+	ending := ctx.Done()
+	for wait := true; wait && s.Streams() > 0; {
 		select {
 		case <-tick.C:
-			continue
-		case <-ctx.Done():
+		case <-ending:
+			ending = nil
+			s.Drain("the agent is shutting down")
+			limit.Reset(closeTimeout)
+		case <-limit.C:
+			wait = false
 		case <-s.Done():
+			wait = false
 		}
-		break
 	}
 	s.Close()
 }

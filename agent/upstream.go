@@ -36,9 +36,9 @@ func ParseUpstream(s string) (*Upstream, error) {
 		return parseUpstreamURL(s)
 	}
 	if !strings.Contains(s, ":") {
-		s = "localhost:" + s
+		return newTCPUpstream(s, ":"+s)
 	}
-	return newTCPUpstream(s)
+	return newTCPUpstream(s, s)
 }
 
 func parseUpstreamURL(s string) (*Upstream, error) {
@@ -57,20 +57,21 @@ func parseUpstreamURL(s string) (*Upstream, error) {
 	if u.Port() != "" {
 		port = u.Port()
 	}
-	up, err := newTCPUpstream(net.JoinHostPort(u.Hostname(), port))
+	up, err := newTCPUpstream(s, net.JoinHostPort(u.Hostname(), port))
 	if err == nil && u.Scheme == "https" {
 		up.tls = &tls.Config{ServerName: u.Hostname(), NextProtos: []string{"http/1.1"}}
 	}
 	return up, err
 }
 
-func newTCPUpstream(addr string) (*Upstream, error) {
+// newTCPUpstream returns the upstream at addr; s is how the user wrote it.
+func newTCPUpstream(s, addr string) (*Upstream, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return nil, fmt.Errorf("upstream %q: want a port, host:port or a URL", addr)
+		return nil, fmt.Errorf("upstream %q: want a port, host:port or a URL", s)
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return nil, fmt.Errorf("upstream %q has the port %q: 1 to 65535 are allowed", addr, port)
+		return nil, fmt.Errorf("upstream %q has the port %q: 1 to 65535 are allowed", s, port)
 	}
 	if host == "" {
 		host = "localhost"

@@ -250,6 +250,9 @@ func (s *Session) Done() <-chan struct{} { return s.s.Done() }
 // Err returns why the session ended; see Ended.
 func (s *Session) Err() error { return s.s.Err() }
 
+// Drain asks the server to open no more streams; those that are open go on.
+func (s *Session) Drain(reason string) { s.s.Drain(reason) }
+
 // Draining reports whether the server wants the agent to go elsewhere.
 func (s *Session) Draining() bool { return s.s.Draining() }
 

@@ -1,0 +1,77 @@
+package agent_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"adit/agent"
+	"adit/auth"
+	"adit/dialect"
+	"adit/dialect/native"
+	"adit/tunnel"
+)
+
+// binds grants every binding.
+type binds struct{}
+
+func (binds) Bind(context.Context, dialect.Binding) (dialect.Bound, error) {
+	return dialect.Bound{URLs: []string{"http://web.test/"}}, nil
+}
+func (binds) Unbind(context.Context, string) error      { return nil }
+func (binds) Refresh(context.Context, auth.Claim) error { return nil }
+
+// TestRefusalCodes opens streams that the agent must refuse, as a server that
+// sees the codes themselves.
+func TestRefusalCodes(t *testing.T) {
+	t.Parallel()
+	d := native.New(native.Options{})
+	tunnels := make(chan tunnel.Tunnel, 10)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tun, err := d.Accept(w, r, func(context.Context, auth.Claim) (*auth.Identity, error) {
+			return &auth.Identity{Subject: "s"}, nil
+		})
+		if err != nil {
+			return
+		}
+		tun.(dialect.Binder).ServeBinds(binds{})
+		tunnels <- tun
+	}))
+	defer srv.Close()
+	r := run(t, agent.Options{
+		Server: srv.URL,
+		Tunnels: []agent.Tunnel{
+			{ID: "closed", Kind: dialect.HTTP, Upstream: upstream(t, "127.0.0.1:1")},
+			{ID: "nosocket", Kind: dialect.HTTP, Upstream: upstream(t, "unix:/nonexistent/app.sock")},
+			{ID: "echo", Kind: dialect.HTTP, Upstream: upstream(t, echoUpstream(t))},
+		},
+	})
+	r.until(agent.Connected)
+	tun := <-tunnels
+	defer tun.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for _, tt := range []struct {
+		service string
+		want    tunnel.RefuseCode
+	}{
+		{"", tunnel.RefuseUpstreamRefused},
+		{"1", tunnel.RefuseUpstreamRefused},
+		{"3", tunnel.RefuseUnknownService},
+		{"no such thing", tunnel.RefuseUnknownService},
+	} {
+		_, err := tun.OpenStream(ctx, tunnel.StreamInfo{Service: tt.service})
+		var re *tunnel.RefusedError
+		if !errors.As(err, &re) || re.Code != tt.want {
+			t.Errorf("OpenStream to service %q: %v, want a refusal with %v", tt.service, err, tt.want)
+		}
+	}
+	c, err := tun.OpenStream(ctx, tunnel.StreamInfo{Service: "2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	echo(t, c, "hello")
+}
