@@ -56,6 +56,7 @@ var allowedInTests = []string{"tunnel", "tunnel/tunneltest", "internal/..."}
 // allowedInTestsOf is what test files of one package may import besides that.
 var allowedInTestsOf = map[string][]string{
 	"server": {"agent"}, // a server alone does little
+	"agent":  {"server", "auth", "ingress"},
 }
 
 // standardOnly are packages that import no other module outside tests.
