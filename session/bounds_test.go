@@ -14,10 +14,12 @@ import (
 	"adit/session"
 )
 
-// settle waits until cond holds, while others make it so.
+// settle waits until cond holds, which nothing announces.
 func settle(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !cond(); runtime.Gosched() {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(patience); !cond(); <-tick.C {
 		if time.Now().After(end) {
 			t.Fatalf("%s: not so after %v", what, patience)
 		}
@@ -45,8 +47,8 @@ func TestStalledReader(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			other := accept(t, to.Session())
 			wg.Go(func() { st.Write(make([]byte, 2<<20)); st.Close() })
+			other := accept(t, to.Session())
 			wg.Go(func() {
 				defer other.Close()
 				if n, err := io.Copy(io.Discard, other); n != 2<<20 || err != nil {
