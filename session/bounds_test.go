@@ -160,7 +160,7 @@ func TestSendBuffer(t *testing.T) {
 			h := newHoleConn(b)
 			budget := session.NewBudget(1 << 30)
 			p := newSessions(t, a, h, &session.Options{Window: 1 << 20}, &session.Options{SendBuffer: limit, Budget: budget})
-			const streams, size = 10, 700 << 10
+			const streams, size = 30, 300 << 10
 			var wg sync.WaitGroup
 			var locals [streams]*session.Stream
 			for i := range streams {
