@@ -155,7 +155,6 @@ func TestCloseOnDeadCarrier(t *testing.T) {
 // has ended, and its ctx is what ends it.
 func TestCloseWaits(t *testing.T) {
 	t.Parallel()
-	before := runtime.NumGoroutine()
 	var over sync.WaitGroup
 	entered := make(chan struct{})
 	var ended bool
@@ -179,7 +178,6 @@ func TestCloseWaits(t *testing.T) {
 		t.Errorf("Call: %v, want ErrClosed", err)
 	}
 	over.Wait()
-	_ = before
 }
 
 // TestCloseUnblocks closes a session while all kinds of calls wait.
