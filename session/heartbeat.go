@@ -31,7 +31,7 @@ func (l *link) heartbeat() {
 	now := sinceStart()
 	silent := now - time.Duration(l.lastRecv.Load())
 	s.mu.Lock()
-	if s.link != l {
+	if s.link != l || l.mute {
 		s.mu.Unlock()
 		return
 	}

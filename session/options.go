@@ -19,6 +19,7 @@ const (
 
 	handshakeTimeout = 10 * time.Second
 	closeGrace       = time.Second // how long Close waits for what is queued
+	lastWords        = time.Second // how long a carrier is read that cannot be written
 )
 
 // Options configures a session. The zero value is ready to use. It must not be

@@ -312,7 +312,7 @@ func (s *Session) wantsWriteLocked(l *link) bool {
 // with the next batch.
 func (s *Session) flushUnlock() {
 	l := s.link
-	if l == nil || s.out.writing || !s.wantsWriteLocked(l) {
+	if l == nil || l.mute || s.out.writing || !s.wantsWriteLocked(l) {
 		s.mu.Unlock()
 		return
 	}
@@ -407,7 +407,7 @@ func (s *Session) wroteLocked(l *link, err error) bool {
 	}
 	s.writtenLocked()
 	if err != nil {
-		l.drop(err)
+		l.fail(err)
 	}
 	return false
 }

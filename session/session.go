@@ -90,6 +90,7 @@ type link struct {
 	pong     bool          // a PONG is to be sent
 	token    uint64        // of that PING
 	ackNow   bool          // an ACK is to be sent
+	mute     bool          // it cannot be written any more; see fail
 }
 
 // messageConn is what a carrier offers to a session that wants to write from
@@ -291,6 +292,22 @@ func (l *link) read() {
 	s.cond.Broadcast()
 }
 
+// fail is for a carrier that cannot be written any more. What the other side
+// sent before it hung up can still be read, its CLOSE among it, and the reader
+// comes to the end of that soon.
+func (l *link) fail(err error) {
+	s := l.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.link != l || l.mute {
+		return
+	}
+	l.mute = true
+	l.timer.Stop()
+	l.timer = time.AfterFunc(lastWords, func() { l.drop(err) })
+	s.cond.Broadcast()
+}
+
 // drop gives up the carrier, for the reason err, and leaves the session without
 // one; a protocol error ends the session instead. Only the first call for a
 // link does anything.
@@ -431,7 +448,7 @@ func (s *Session) waitClosedLocked(l *link, limit time.Duration) {
 		s.cond.Broadcast()
 	})
 	defer t.Stop()
-	for s.link == l && (!s.reasons.sent || s.out.writing) && !expired {
+	for s.link == l && !l.mute && (!s.reasons.sent || s.out.writing) && !expired {
 		s.cond.Wait()
 	}
 }
