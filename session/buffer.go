@@ -11,7 +11,7 @@ const headroom = batchHeader + 20
 
 // chunkSizes are the capacities of chunks; the largest takes a DATA frame of
 // full length.
-var chunkSizes = [...]int{2 << 10, 16 << 10, headroom + frameHeader + slowData, headroom + frameHeader + maxData}
+var chunkSizes = [...]int{2 << 10, 16 << 10, headroom + frameHeader + slowData, headroom + frameHeader + fastData}
 
 const (
 	midChunk  = 1

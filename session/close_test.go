@@ -203,7 +203,7 @@ func TestCloseUnblocks(t *testing.T) {
 		})
 	}
 	for {
-		if send, _ := p.listener.Buffered(); send > 0 { // Write has begun
+		if _, unread := p.dialler.Buffered(); unread > 0 { // Write has begun
 			break
 		}
 		runtime.Gosched()

@@ -58,12 +58,12 @@ func (st *Stream) waitWriteLocked(merge bool) (int, error) {
 	}
 }
 
-// frameLimit is how many bytes the next frame may have: 64 KiB, so that others
+// frameLimit is how many bytes the next frame may have: 63 KiB, so that others
 // get their turn soon; more in a session that is so fast that it takes little
 // time all the same, if the stream keeps credit for another frame.
 func (st *Stream) frameLimit() int {
-	if st.s.out.fast && st.credit >= 2*maxData {
-		return maxData
+	if st.s.out.fast && st.credit >= 2*fastData {
+		return fastData
 	}
 	return int(min(st.credit, slowData))
 }
@@ -71,7 +71,7 @@ func (st *Stream) frameLimit() int {
 // readyRoom is how many bytes fit behind those that wait for their turn.
 func (st *Stream) readyRoom() int {
 	c := st.ready
-	return min(c.room(), maxData-(c.end-c.last-frameHeader))
+	return min(c.room(), fastData-(c.end-c.last-frameHeader))
 }
 
 // paceLocked takes note that n bytes enter the sequence, to tell fast sessions:
@@ -88,7 +88,7 @@ func (o *sendState) paceLocked(n int) {
 // chunkSize is the class of the next chunk for n bytes, with room for more if
 // the session is fast: what is written while the chunk waits for its turn joins.
 func (st *Stream) chunkSize(n int) int {
-	if st.s.out.fast && n >= slowData/2 && st.credit >= 2*maxData {
+	if st.s.out.fast && n >= slowData/2 && st.credit >= 2*fastData {
 		return fastChunk
 	}
 	return chunkFor(frameHeader + n)
