@@ -15,7 +15,7 @@ type recvState struct {
 	off   atomic.Uint64 // bytes taken in; read by anybody
 	acked uint64        // off as the other side was told last; guarded by Session.mu
 	held  atomic.Int64  // bytes that nobody has read yet
-	timer *time.Timer   // sends an ACK if no batch does; guarded by Session.mu
+	timer *time.Timer   // of flushSoonLocked; guarded by Session.mu
 	armed bool          // guarded by Session.mu
 
 	header  [frameHeader]byte
@@ -281,27 +281,33 @@ func (s *Session) ackSoon(l *link) {
 		l.ackNow = true
 		s.flushUnlock()
 		return
-	case !s.in.armed && off > s.in.acked:
-		s.in.armed = true
-		if s.in.timer == nil {
-			s.in.timer = time.AfterFunc(ackDelay, s.ackLate)
-		} else {
-			s.in.timer.Reset(ackDelay)
-		}
+	case off > s.in.acked:
+		s.flushSoonLocked()
 	}
 	s.mu.Unlock()
 }
 
-// ackLate sends the ACK that no batch carried.
-func (s *Session) ackLate() {
+// flushSoonLocked sees to it that what is queued now, and an ACK that is due,
+// go out after ackDelay at the latest.
+func (s *Session) flushSoonLocked() {
+	switch {
+	case s.in.armed:
+	case s.in.timer == nil:
+		s.in.timer = time.AfterFunc(ackDelay, s.flushLate)
+	default:
+		s.in.timer.Reset(ackDelay)
+	}
+	s.in.armed = true
+}
+
+// flushLate sends what nothing else has carried.
+func (s *Session) flushLate() {
 	s.mu.Lock()
 	s.in.armed = false
 	if l := s.link; l != nil && s.in.off.Load() > s.in.acked {
 		l.ackNow = true
-		s.flushUnlock()
-		return
 	}
-	s.mu.Unlock()
+	s.flushUnlock()
 }
 
 // takeFrames takes in a run of the other side's sequence, which is part of buf.

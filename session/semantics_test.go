@@ -251,6 +251,26 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return min(len(p), 1000), nil }
 
+// TestOpenedAndLeftAlone opens a stream and does nothing with it: the other side
+// hears of it in good time nevertheless.
+func TestOpenedAndLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := memSessions(t, nil, nil)
+		begin := time.Now()
+		for range 3 {
+			if _, err := p.listener.Open(nil); err != nil {
+				t.Fatal(err)
+			}
+			accept(t, p.dialler)
+		}
+		if took := time.Since(begin); took > 100*time.Millisecond {
+			t.Errorf("three streams take %v to arrive, want 25ms each", took)
+		}
+		p.dialler.Close()
+		p.listener.Close()
+	})
+}
+
 // TestAcceptedThenRefused is a reset, since REFUSE is not valid any more.
 func TestAcceptedThenRefused(t *testing.T) {
 	t.Parallel()

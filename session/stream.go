@@ -90,9 +90,9 @@ func (s *Session) newStreamLocked(id uint64, local bool) *Stream {
 
 // Open opens a stream without waiting for the other side: meta (at most 4096
 // bytes) and what is written at once travel together. If the other side
-// refuses, Read, Write and WaitAccepted return a *RefusedError. The other side
-// may hear of the stream only when it is used by one of these, or closed.
-// Without a carrier the stream is opened when there is one again.
+// refuses, Read, Write and WaitAccepted return a *RefusedError. A stream that is
+// left alone is opened 25 ms later. Without a carrier it is opened when there is
+// one again.
 //
 // The error is ErrDraining, a *RefusedError with code 6 (busy) if the other
 // side allows no more streams, or why the session ended.
@@ -117,6 +117,7 @@ func (s *Session) Open(meta []byte) (*Stream, error) {
 	s.opened++
 	st.lazy = true
 	s.appendLocked(frameOpen, st.id, meta)
+	s.flushSoonLocked()
 	return st, nil
 }
 
