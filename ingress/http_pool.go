@@ -82,8 +82,8 @@ func (p *streamPools) pool(key streamKey, create bool) *streamPool {
 		return sp
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	if sp := p.pools[key]; sp != nil || p.closed {
+		p.mu.Unlock()
 		return sp
 	}
 	if p.pools == nil {
@@ -91,6 +91,12 @@ func (p *streamPools) pool(key streamKey, create bool) *streamPool {
 	}
 	sp = &streamPool{max: p.max, done: key.tunnel.Done()}
 	p.pools[key] = sp
+	p.mu.Unlock()
+	if a, ok := key.tunnel.(tunnel.Availability); ok {
+		look := func() { sp.look(a) }
+		a.OnAvailability(look)
+		look() // it may have changed before
+	}
 	return sp
 }
 
@@ -131,7 +137,22 @@ type streamPool struct {
 
 	mu     sync.Mutex // guards the fields below
 	idle   []*stream  // by age, the oldest first
+	away   bool       // the tunnel is not available
 	closed bool
+}
+
+// look sees whether the tunnel is available. If not, idle streams are ended: an
+// agent that drains waits for them, and one that is away may stay away.
+func (sp *streamPool) look(a tunnel.Availability) {
+	sp.mu.Lock()
+	var idle []*stream
+	if sp.away = !a.Available(); sp.away {
+		idle, sp.idle = sp.idle, nil
+	}
+	sp.mu.Unlock()
+	for _, s := range idle {
+		s.close()
+	}
 }
 
 // get returns an idle stream that can carry a request, or nil.
@@ -162,7 +183,7 @@ func (sp *streamPool) get(now time.Duration, sure bool) *stream {
 func (sp *streamPool) put(s *stream, now time.Duration) {
 	s.since, s.reused = now, true
 	sp.mu.Lock()
-	if sp.closed || len(sp.idle) >= sp.max || ended(sp.done) {
+	if sp.closed || sp.away || len(sp.idle) >= sp.max || ended(sp.done) {
 		sp.mu.Unlock()
 		s.close()
 		return

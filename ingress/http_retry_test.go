@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"adit/internal/memnet"
@@ -254,6 +255,47 @@ func TestPoolBounds(t *testing.T) {
 	}
 	for _, c := range near {
 		c.Close()
+	}
+}
+
+// A restless is a tunnel that can be made unavailable.
+type restless struct {
+	*tunneltest.Memory
+	away   atomic.Bool
+	notify func()
+}
+
+func (r *restless) Available() bool         { return !r.away.Load() }
+func (r *restless) OnAvailability(f func()) { r.notify = f }
+
+func TestPoolLetsGoOfTunnelThatIsAway(t *testing.T) {
+	t.Parallel()
+	m, l := tunneltest.NewMemory("web")
+	defer l.Close()
+	defer m.Close()
+	tun := &restless{Memory: m}
+	pools := &streamPools{max: 4}
+	sp := pools.pool(streamKey{tun, ""}, true)
+	put := func() *stream {
+		a, b := memnet.Pipe()
+		t.Cleanup(func() { a.Close(); b.Close() })
+		s := &stream{conn: a, pool: sp}
+		sp.put(s, 0)
+		return s
+	}
+	idle := put()
+	tun.away.Store(true)
+	tun.notify()
+	if !idle.ended.Load() {
+		t.Error("an idle stream is kept, and an agent that drains waits for it")
+	}
+	if s := put(); !s.ended.Load() {
+		t.Error("a stream of a tunnel that is away is kept")
+	}
+	tun.away.Store(false)
+	tun.notify()
+	if s := put(); s.ended.Load() {
+		t.Error("a stream of a tunnel that is back is not kept")
 	}
 }
 
