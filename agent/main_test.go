@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -49,35 +50,30 @@ func newFixture(t *testing.T) *fixture {
 	return f
 }
 
-// freePorts returns n ports in a row that nobody uses right now.
+// freePorts returns n ports in a row that nobody uses right now. They lie below
+// those that the system gives to clients, which come and go by the thousand.
 func freePorts(t *testing.T, n int) ingress.PortRange {
 	t.Helper()
-next:
-	for range 50 {
-		var all []net.Listener
-		defer func() {
-			for _, ln := range all {
-				ln.Close()
-			}
-		}()
-		first := 0
-		for i := range n {
-			ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+min(first, i)))
-			if err != nil {
-				continue next
-			}
-			all = append(all, ln)
-			if i == 0 {
-				first = ln.Addr().(*net.TCPAddr).Port
-			}
-			if first+n > 65535 {
-				continue next
-			}
+	for range 200 {
+		first := 20000 + rand.IntN(12000)
+		if allFree(first, n) {
+			return ingress.PortRange{First: uint16(first), Last: uint16(first + n - 1)}
 		}
-		return ingress.PortRange{First: uint16(first), Last: uint16(first + n - 1)}
 	}
 	t.Fatalf("no %d free ports in a row", n)
 	panic("unreachable")
+}
+
+// allFree reports whether n ports from first on can be listened on.
+func allFree(first, n int) bool {
+	for port := first; port < first+n; port++ {
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			return false
+		}
+		defer ln.Close()
+	}
+	return true
 }
 
 // start starts a server.
