@@ -65,6 +65,7 @@ type Kind string
 const (
 	HTTP Kind = "http" // HTTP by hostname or path
 	TCP  Kind = "tcp"  // a public TCP port
+	TLS  Kind = "tls"  // TLS by server name, which the upstream ends
 )
 
 // A Binding asks for a public address for one service of an agent.
@@ -74,6 +75,18 @@ type Binding struct {
 	ID      tunnel.ID // the name to bind
 	Service string    // passed in StreamInfo; empty is the agent's default
 	Port    uint16    // public TCP port; 0 lets the server choose one of its range
+
+	// Hostnames are public names beside that of the ID, for HTTP and TLS; in
+	// lower case, without port or trailing dot.
+	Hostnames []string
+
+	// HTTP2 says that the upstream speaks HTTP/2 from the first byte (RFC
+	// 9113, section 3.3); otherwise it speaks HTTP/1.1. For HTTP.
+	HTTP2 bool
+
+	// Policy is who may enter, as package policy encodes it; empty is
+	// everybody. A server that does not understand it refuses the binding.
+	Policy []byte
 }
 
 // Bound is where visitors find a binding.

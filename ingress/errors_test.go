@@ -84,16 +84,16 @@ func TestCodesAreDocumented(t *testing.T) {
 func TestErrorPages(t *testing.T) {
 	t.Parallel()
 	reason := "dial tcp 10.1.2.3:80: token s3cr3t"
-	_, addr := startHTTP(t, HTTPOptions{Router: routerFunc(func(_ context.Context, key string) (tunnel.Tunnel, string, error) {
+	_, addr := startHTTP(t, HTTPOptions{Router: routerFunc(func(_ context.Context, key string) (Target, error) {
 		switch key {
 		case "away":
-			return nil, "", fmt.Errorf("%s: %w", reason, ErrOffline)
+			return Target{}, fmt.Errorf("%s: %w", reason, ErrOffline)
 		case "full":
-			return nil, "", fmt.Errorf("%s: %w", reason, ErrQueueFull)
+			return Target{}, fmt.Errorf("%s: %w", reason, ErrQueueFull)
 		case "broken":
-			return nil, "", errors.New(reason)
+			return Target{}, errors.New(reason)
 		}
-		return nil, "", ErrNoRoute
+		return Target{}, ErrNoRoute
 	})})
 	for _, tt := range []struct {
 		host, accept string

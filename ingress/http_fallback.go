@@ -32,11 +32,10 @@ type fallback struct {
 
 // A routed is what is known of a request in the fallback.
 type routed struct {
-	tunnel  tunnel.Tunnel
-	service string
-	prefix  string
-	err     error
-	at      time.Duration
+	Target
+	prefix string
+	err    error
+	at     time.Duration
 }
 
 type routedKey struct{}
@@ -82,13 +81,13 @@ func (f *fallback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name := f.h.parseHost(host)
 	err := ErrNoRoute
 	if name.key != "" {
-		to.tunnel, to.service, err = f.h.opts.Router.Route(r.Context(), name.key)
+		to.Target, err = f.h.opts.Router.Route(r.Context(), name.key)
 	}
 	if err != nil && name.paths && errors.Is(err, ErrNoRoute) {
 		target := r.URL.EscapedPath()
 		if id, ok := pathID([]byte(target)); ok {
 			to.prefix = "/" + string(id)
-			to.tunnel, to.service, err = f.h.opts.Router.Route(r.Context(), to.prefix)
+			to.Target, err = f.h.opts.Router.Route(r.Context(), to.prefix)
 			if err == nil && target == to.prefix {
 				u := url.URL{Path: to.prefix + "/", RawQuery: r.URL.RawQuery}
 				http.Redirect(rec, r, u.String(), http.StatusPermanentRedirect)
@@ -182,10 +181,10 @@ func (f *fallback) modify(resp *http.Response) error {
 // RoundTrip sends a request through its tunnel.
 func (f *fallback) RoundTrip(r *http.Request) (*http.Response, error) {
 	to := routedOf(r)
-	if rt, ok := to.tunnel.(http.RoundTripper); ok {
+	if rt, ok := to.Tunnel.(http.RoundTripper); ok {
 		return rt.RoundTrip(r)
 	}
-	return f.transport(streamKey{to.tunnel, to.service}).RoundTrip(r)
+	return f.transport(streamKey{to.Tunnel, to.Service}).RoundTrip(r)
 }
 
 func (f *fallback) transport(key streamKey) *http.Transport {
@@ -240,7 +239,7 @@ func (f *fallback) fail(w http.ResponseWriter, r *http.Request, err error) {
 		panic(http.ErrAbortHandler)
 	}
 	p := explain(err)
-	if p == probInternal && to.tunnel != nil {
+	if p == probInternal && to.Tunnel != nil {
 		to.err = &upstreamError{"use", err}
 		p = explain(to.err)
 	}
@@ -253,11 +252,11 @@ func (f *fallback) report(w *recorder, r *http.Request, to *routed, received *co
 	}
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
 	done := Finished{
-		Remote: peer, Method: r.Method, Host: r.Host, Path: r.URL.EscapedPath(), Service: to.service,
+		Remote: peer, Method: r.Method, Host: r.Host, Path: r.URL.EscapedPath(), Service: to.Service,
 		Status: w.status, Received: received.n, Sent: w.sent, Duration: f.h.now() - to.at,
 	}
-	if to.tunnel != nil {
-		done.ID = to.tunnel.ID()
+	if to.Tunnel != nil {
+		done.ID = to.Tunnel.ID()
 	}
 	if to.err != nil {
 		p := explain(to.err)

@@ -53,38 +53,36 @@ func hasPrefix(b []byte, prefix string) bool {
 }
 
 // route finds the tunnel and the service of the request.
-func (v *visitor) route() (tunnel.Tunnel, error) {
+func (v *visitor) route() (to Target, err error) {
 	ex := v.ex
 	if ex.key != "" { // again, after a try that failed
-		t, service, err := v.h.opts.Router.Route(v.ctx, ex.key)
-		ex.service = service
-		return t, err
+		return v.h.opts.Router.Route(v.ctx, ex.key)
 	}
 	name := v.lookAt(ex.req.Host)
 	if name.key != "" {
-		t, service, err := v.h.opts.Router.Route(v.ctx, name.key)
+		to, err = v.h.opts.Router.Route(v.ctx, name.key)
 		if err == nil || !name.paths || !errors.Is(err, ErrNoRoute) {
-			ex.key, ex.service, ex.target = name.key, service, ex.req.Target
-			return t, err
+			ex.key, ex.target = name.key, ex.req.Target
+			return to, err
 		}
 	}
 	if !name.paths {
-		return nil, ErrNoRoute
+		return Target{}, ErrNoRoute
 	}
 	id, ok := pathID(ex.req.Target)
 	if !ok {
-		return nil, ErrNoRoute
+		return Target{}, ErrNoRoute
 	}
 	if string(ex.req.Target[:1+len(id)]) != v.pathKey {
 		v.pathKey = string(ex.req.Target[:1+len(id)])
 	}
-	t, service, err := v.h.opts.Router.Route(v.ctx, v.pathKey)
-	ex.key, ex.service, ex.prefix = v.pathKey, service, v.pathKey
+	to, err = v.h.opts.Router.Route(v.ctx, v.pathKey)
+	ex.key, ex.prefix = v.pathKey, v.pathKey
 	ex.target = ex.req.Target[len(v.pathKey):]
 	if err == nil && (len(ex.target) == 0 || ex.target[0] == '?') {
-		return nil, errNoSlash
+		return to, errNoSlash
 	}
-	return t, err
+	return to, err
 }
 
 // relay sends the request to an upstream and the response to the visitor.
@@ -98,7 +96,9 @@ func (v *visitor) relay() end {
 	v.startWatch()
 	first := v.h.now()
 	for try := 1; ; try++ {
-		t, err := v.route()
+		to, err := v.route()
+		t := to.Tunnel
+		ex.service = to.Service
 		switch {
 		case v.gone.Load():
 			return v.fail(errVisitorLeft)

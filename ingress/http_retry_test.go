@@ -161,11 +161,11 @@ func TestRetryOnAnotherTunnel(t *testing.T) {
 			go a.serve(badL)
 			go b.serve(goodL)
 			asked := 0
-			_, addr := startHTTP(t, HTTPOptions{Router: routerFunc(func(context.Context, string) (tunnel.Tunnel, string, error) {
+			_, addr := startHTTP(t, HTTPOptions{Router: routerFunc(func(context.Context, string) (Target, error) {
 				if asked++; asked == 1 {
-					return bad, "", nil
+					return Target{Tunnel: bad}, nil
 				}
-				return good, "", nil
+				return Target{Tunnel: good}, nil
 			})})
 			c := dial(t, addr)
 			c.send("POST /a HTTP/1.1\r\nHost: web\r\nContent-Length: 3\r\n\r\nabc")
@@ -307,10 +307,10 @@ func TestHoldDoesNotReadBody(t *testing.T) {
 	}))
 	asked, release := make(chan bool, 1), make(chan bool)
 	l := memnet.Listen("front")
-	startOn(t, HTTPOptions{Router: routerFunc(func(context.Context, string) (tunnel.Tunnel, string, error) {
+	startOn(t, HTTPOptions{Router: routerFunc(func(context.Context, string) (Target, error) {
 		asked <- true
 		<-release
-		return m, "", nil
+		return Target{Tunnel: m}, nil
 	})}, l)
 	c, err := l.Dial(t.Context())
 	if err != nil {
@@ -346,11 +346,11 @@ func TestHoldDoesNotReadBody(t *testing.T) {
 func TestVisitorLeavesHold(t *testing.T) {
 	t.Parallel()
 	asked, ended := make(chan bool, 1), make(chan error, 1)
-	_, addr := startHTTP(t, HTTPOptions{Router: routerFunc(func(ctx context.Context, _ string) (tunnel.Tunnel, string, error) {
+	_, addr := startHTTP(t, HTTPOptions{Router: routerFunc(func(ctx context.Context, _ string) (Target, error) {
 		asked <- true
 		<-ctx.Done()
 		ended <- ctx.Err()
-		return nil, "", ctx.Err()
+		return Target{}, ctx.Err()
 	})})
 	c := dial(t, addr)
 	c.send("GET / HTTP/1.1\r\nHost: web\r\n\r\n")

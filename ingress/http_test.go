@@ -29,19 +29,19 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // patience bounds every wait of a test.
 const patience = 10 * time.Second
 
-type routerFunc func(ctx context.Context, key string) (tunnel.Tunnel, string, error)
+type routerFunc func(ctx context.Context, key string) (Target, error)
 
-func (f routerFunc) Route(ctx context.Context, key string) (tunnel.Tunnel, string, error) {
+func (f routerFunc) Route(ctx context.Context, key string) (Target, error) {
 	return f(ctx, key)
 }
 
 // always routes the hostname web and the ID web to t.
 func always(t tunnel.Tunnel) routerFunc {
-	return func(_ context.Context, key string) (tunnel.Tunnel, string, error) {
+	return func(_ context.Context, key string) (Target, error) {
 		if key != "web" && key != "/web" {
-			return nil, "", fmt.Errorf("route %q: %w", key, ErrNoRoute)
+			return Target{}, fmt.Errorf("route %q: %w", key, ErrNoRoute)
 		}
-		return t, "site", nil
+		return Target{Tunnel: t, Service: "site"}, nil
 	}
 }
 

@@ -6,17 +6,23 @@ import (
 	"adit/tunnel"
 )
 
-// A Router finds the tunnel and the service for what a visitor asked for. It
-// is safe for concurrent use.
+// A Target is where a visitor's bytes go.
+type Target struct {
+	Tunnel  tunnel.Tunnel
+	Service string // of the tunnel's agent; empty is its default
+}
+
+// A Router finds the target for what a visitor asked for. It is safe for
+// concurrent use.
 type Router interface {
-	// Route returns the tunnel and the service that key leads to. The key is
-	// a hostname in lower case without port or trailing dot, "/" and an ID,
-	// or ":" and a TCP port in decimal.
+	// Route returns the target that key leads to. The key is a hostname in
+	// lower case without port or trailing dot, "/" and an ID, or ":" and a
+	// TCP port in decimal.
 	//
 	// Route may wait for an agent that is away for a moment; ctx bounds the
 	// wait. The error wraps ErrNoRoute, ErrOffline, ErrQueueFull or ctx's
 	// error.
-	Route(ctx context.Context, key string) (t tunnel.Tunnel, service string, err error)
+	Route(ctx context.Context, key string) (Target, error)
 }
 
 // What a Router's errors wrap. They are those of package tunnel, so that a

@@ -20,9 +20,9 @@ import (
 var loopback = netip.MustParseAddr("127.0.0.1")
 
 // routerFunc is a Router.
-type routerFunc func(ctx context.Context, key string) (tunnel.Tunnel, string, error)
+type routerFunc func(ctx context.Context, key string) (ingress.Target, error)
 
-func (f routerFunc) Route(ctx context.Context, key string) (tunnel.Tunnel, string, error) {
+func (f routerFunc) Route(ctx context.Context, key string) (ingress.Target, error) {
 	return f(ctx, key)
 }
 
@@ -59,11 +59,11 @@ func newTCPDoor(t *testing.T, opts ingress.TCPOptions) *tcpDoor {
 	d.tun, d.ln = tunneltest.NewMemory("mem")
 	t.Cleanup(func() { d.tun.Close() })
 	if opts.Router == nil {
-		opts.Router = routerFunc(func(_ context.Context, key string) (tunnel.Tunnel, string, error) {
+		opts.Router = routerFunc(func(_ context.Context, key string) (ingress.Target, error) {
 			d.mu.Lock()
 			defer d.mu.Unlock()
 			d.keys = append(d.keys, key)
-			return d.tun, "ssh", nil
+			return ingress.Target{Tunnel: d.tun, Service: "ssh"}, nil
 		})
 	}
 	opts.Addr = loopback
@@ -192,8 +192,8 @@ func TestTCPResets(t *testing.T) {
 	})
 	t.Run("no tunnel", func(t *testing.T) {
 		t.Parallel()
-		d := newTCPDoor(t, ingress.TCPOptions{Router: routerFunc(func(context.Context, string) (tunnel.Tunnel, string, error) {
-			return nil, "", ingress.ErrOffline
+		d := newTCPDoor(t, ingress.TCPOptions{Router: routerFunc(func(context.Context, string) (ingress.Target, error) {
+			return ingress.Target{}, ingress.ErrOffline
 		})})
 		d.wantDialReset(t)
 	})
@@ -219,14 +219,14 @@ func TestTCPFailsOver(t *testing.T) {
 	defer live.Close()
 	first := true
 	var mu sync.Mutex
-	d := newTCPDoor(t, ingress.TCPOptions{Router: routerFunc(func(context.Context, string) (tunnel.Tunnel, string, error) {
+	d := newTCPDoor(t, ingress.TCPOptions{Router: routerFunc(func(context.Context, string) (ingress.Target, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		if first {
 			first = false
-			return dead, "", nil
+			return ingress.Target{Tunnel: dead}, nil
 		}
-		return live, "", nil
+		return ingress.Target{Tunnel: live}, nil
 	})})
 	visitor := d.dial(t)
 	c, err := ln.Accept()
@@ -295,8 +295,8 @@ func TestTCPListen(t *testing.T) {
 	ports := tcpRange(t, 20)
 	door := ingress.NewTCP(ingress.TCPOptions{
 		Addr: loopback, Ports: []ingress.PortRange{ports},
-		Router: routerFunc(func(context.Context, string) (tunnel.Tunnel, string, error) {
-			return nil, "", ingress.ErrNoRoute
+		Router: routerFunc(func(context.Context, string) (ingress.Target, error) {
+			return ingress.Target{}, ingress.ErrNoRoute
 		}),
 	})
 	defer door.Close()
@@ -413,10 +413,10 @@ func TestTCPShutdown(t *testing.T) {
 	t.Run("does not wait for ever", func(t *testing.T) {
 		t.Parallel()
 		held := make(chan struct{})
-		d := newTCPDoor(t, ingress.TCPOptions{Router: routerFunc(func(ctx context.Context, _ string) (tunnel.Tunnel, string, error) {
+		d := newTCPDoor(t, ingress.TCPOptions{Router: routerFunc(func(ctx context.Context, _ string) (ingress.Target, error) {
 			close(held)
 			<-ctx.Done()
-			return nil, "", ctx.Err()
+			return ingress.Target{}, ctx.Err()
 		})})
 		visitor := d.dial(t)
 		<-held

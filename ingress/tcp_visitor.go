@@ -144,13 +144,14 @@ func (t *TCP) openStream(ctx context.Context, v *tcpVisitor) (stream net.Conn, i
 		Local:    tcpAddrPort(v.conn.LocalAddr()),
 	}
 	for range openAttempts {
-		var tun tunnel.Tunnel
-		tun, info.Service, err = t.opts.Router.Route(ctx, v.port.key)
+		var to Target
+		to, err = t.opts.Router.Route(ctx, v.port.key)
 		if err != nil {
 			return nil, info, "", err
 		}
-		id = tun.ID()
-		stream, err = t.openOn(ctx, tun, info)
+		info.Service = to.Service
+		id = to.Tunnel.ID()
+		stream, err = t.openOn(ctx, to.Tunnel, info)
 		if err == nil {
 			return stream, info, id, nil
 		}

@@ -85,7 +85,7 @@ func TestHold(t *testing.T) {
 				table, _ := start(t)
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
-				if _, _, err := table.Route(ctx, "/web"); !errors.Is(err, context.DeadlineExceeded) {
+				if _, err := table.Route(ctx, "/web"); !errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("got error %v, want %v", err, context.DeadlineExceeded)
 				}
 				for _, n := range table.Snapshot() {
@@ -306,7 +306,7 @@ func TestWarmup(t *testing.T) {
 	bubble("visitor leaves", func(t *testing.T, table *route.Table, _ func() time.Duration) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, _, err := table.Route(ctx, "/web"); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := table.Route(ctx, "/web"); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got error %v, want %v", err, context.DeadlineExceeded)
 		}
 		if s := table.Snapshot(); len(s) != 0 {

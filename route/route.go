@@ -20,7 +20,7 @@ type waiter struct {
 	at    *list.Element // in its slot's waiters
 }
 
-// Route returns the tunnel and the service that key leads to: a hostname in
+// Route returns the entry that key leads to: a hostname in
 // lower case without port or trailing dot, "/" and an ID, or ":" and a port.
 // Of several tunnels it takes each in turn, and none that is known to be away.
 //
@@ -29,7 +29,7 @@ type waiter struct {
 // tunnel.ErrNoRoute if the name is not known, tunnel.ErrOffline if the wait for
 // a known one was in vain, tunnel.ErrQueueFull if too many wait already, or it
 // is ctx's error. The tunnel may still end or be away before it is used.
-func (t *Table) Route(ctx context.Context, key string) (tunnel.Tunnel, string, error) {
+func (t *Table) Route(ctx context.Context, key string) (Entry, error) {
 	for {
 		t.mu.Lock()
 		s, err := t.lookupLocked(key)
@@ -37,21 +37,21 @@ func (t *Table) Route(ctx context.Context, key string) (tunnel.Tunnel, string, e
 		if err == nil {
 			if e := s.pickLocked(); e != nil {
 				t.mu.Unlock()
-				return e.Tunnel, e.Service, nil
+				return e.Entry, nil
 			}
 			w, err = t.holdLocked(s)
 		}
 		t.mu.Unlock()
 		if err != nil {
-			return nil, "", fmt.Errorf("route %.80q: %w", key, err)
+			return Entry{}, fmt.Errorf("route %.80q: %w", key, err)
 		}
 		err = t.wait(ctx, w)
 		e, again := t.leave(s, w)
 		switch {
 		case e != nil: // perhaps at the last moment
-			return e.Tunnel, e.Service, nil
+			return e.Entry, nil
 		case !again:
-			return nil, "", fmt.Errorf("route %.80q: %w", key, err)
+			return Entry{}, fmt.Errorf("route %.80q: %w", key, err)
 		}
 	}
 }

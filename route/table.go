@@ -7,7 +7,7 @@
 //	defer table.Close()
 //	remove, err := table.Add(route.Entry{ID: "web", Tunnel: t})
 //	...
-//	t, service, err := table.Route(ctx, "web.example.com")
+//	e, err := table.Route(ctx, "web.example.com")
 package route
 
 import (
@@ -60,7 +60,7 @@ type Options struct {
 // without, at the hostname and path of its ID and at Hostnames.
 type Entry struct {
 	ID      tunnel.ID
-	Service string // what Route returns with the tunnel
+	Service string // which of the tunnel's upstreams it is
 	Tunnel  tunnel.Tunnel
 
 	// Owner is the subject of the credential that binds. While a name has a

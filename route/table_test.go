@@ -112,7 +112,7 @@ func add(t testing.TB, table *route.Table, e route.Entry) (remove func()) {
 
 // to returns where key leads to, as text.
 func to(table *route.Table, key string) string {
-	tun, service, err := table.Route(context.Background(), key)
+	e, err := table.Route(context.Background(), key)
 	switch {
 	case errors.Is(err, tunnel.ErrNoRoute):
 		return "no route"
@@ -123,7 +123,7 @@ func to(table *route.Table, key string) string {
 	case err != nil:
 		return err.Error()
 	}
-	return fmt.Sprintf("%v/%s", tun, service)
+	return fmt.Sprintf("%v/%s", e.Tunnel, e.Service)
 }
 
 func wantRoute(t *testing.T, table *route.Table, key, want string) {
@@ -371,7 +371,7 @@ func TestTunnelWithoutAvailability(t *testing.T) {
 		f := newTunnel("plain")
 		f.setAway(true) // it has no way to say so
 		add(t, table, route.Entry{ID: "web", Tunnel: plainTunnel{f}})
-		if _, _, err := table.Route(t.Context(), "/web"); err != nil {
+		if _, err := table.Route(t.Context(), "/web"); err != nil {
 			t.Errorf("got error %v, want the tunnel", err)
 		}
 		f.Close()
@@ -433,13 +433,13 @@ func TestRemovedIsNeverReturned(t *testing.T) {
 					}
 					return true
 				})
-				tun, _, err := table.Route(context.Background(), "/web")
+				e, err := table.Route(context.Background(), "/web")
 				if err != nil {
 					t.Errorf("Route: %v", err)
 					return
 				}
-				if gone[tun.(*fakeTunnel)] {
-					t.Errorf("Route returned %v after it was removed", tun)
+				if gone[e.Tunnel.(*fakeTunnel)] {
+					t.Errorf("Route returned %v after it was removed", e.Tunnel)
 					return
 				}
 			}
@@ -491,7 +491,7 @@ func BenchmarkRoute(b *testing.B) {
 	b.ReportAllocs()
 	i := 0
 	for b.Loop() {
-		if _, _, err := table.Route(ctx, keys[i%names]); err != nil {
+		if _, err := table.Route(ctx, keys[i%names]); err != nil {
 			b.Fatal(err)
 		}
 		i += 7

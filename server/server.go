@@ -148,7 +148,7 @@ func New(opts Options) (*Server, error) {
 		Logger: opts.Logger,
 	})
 	s.http = ingress.NewHTTP(ingress.HTTPOptions{
-		Router:         s.table,
+		Router:         router{s.table},
 		Domain:         s.domain,
 		PathMode:       opts.PathMode,
 		Scheme:         s.base.Scheme,
@@ -161,7 +161,7 @@ func New(opts Options) (*Server, error) {
 		host = netip.Addr{}
 	}
 	s.tcp = ingress.NewTCP(ingress.TCPOptions{
-		Router: s.table,
+		Router: router{s.table},
 		Addr:   host,
 		Ports:  opts.TCPPorts,
 		Logger: opts.Logger,

@@ -97,7 +97,7 @@ func TestBind(t *testing.T) {
 	mu.Lock()
 	first := slices.Clone(asked)
 	mu.Unlock()
-	if len(first) != 1 || first[0] != want {
+	if len(first) != 1 || !reflect.DeepEqual(first[0], want) {
 		t.Errorf("handler was asked for %+v, want %+v", first, want)
 	}
 

@@ -1,6 +1,7 @@
 package native
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -86,6 +87,9 @@ const (
 	bindID      = 3
 	bindService = 4
 	bindPort    = 5
+	bindHost    = 6 // may stand more than once
+	bindHTTP2   = 7
+	bindPolicy  = 8
 
 	boundURL  = 1
 	boundPort = 2
@@ -105,6 +109,15 @@ func appendBinding(b []byte, bd dialect.Binding) []byte {
 	if bd.Port != 0 {
 		b = session.AppendUintField(b, bindPort, uint64(bd.Port))
 	}
+	for _, h := range bd.Hostnames {
+		b = session.AppendStringField(b, bindHost, h)
+	}
+	if bd.HTTP2 {
+		b = session.AppendUintField(b, bindHTTP2, 1)
+	}
+	if len(bd.Policy) > 0 {
+		b = session.AppendField(b, bindPolicy, bd.Policy)
+	}
 	return b
 }
 
@@ -121,11 +134,25 @@ func parseBinding(b []byte) (bd dialect.Binding, err error) {
 			bd.Service = string(v)
 		case bindPort:
 			bd.Port, err = parsePort(v)
+		case bindHost:
+			if len(bd.Hostnames) == maxHostnames {
+				return fmt.Errorf("more than %d hostnames in one binding", maxHostnames)
+			}
+			bd.Hostnames = append(bd.Hostnames, string(v))
+		case bindHTTP2:
+			var n uint64
+			n, err = session.UintField(v)
+			bd.HTTP2 = n != 0
+		case bindPolicy:
+			bd.Policy = bytes.Clone(v)
 		}
 		return err
 	})
 	return bd, err
 }
+
+// maxHostnames bounds the hostnames of one binding.
+const maxHostnames = 64
 
 func parsePort(v []byte) (uint16, error) {
 	p, err := session.UintField(v)

@@ -53,6 +53,8 @@ func TestMalformed(t *testing.T) {
 		"port 65536":     "\x05\x03\x80\x80\x04",
 		"port of no use": "\x05\x01\x80",
 		"port empty":     "\x05\x00",
+		"65 hostnames":   strings.Repeat("\x06\x01a", maxHostnames+1),
+		"HTTP/2 empty":   "\x07\x00",
 	} {
 		if bd, err := parseBinding([]byte(b)); err == nil {
 			t.Errorf("binding, %s: %+v, want an error", name, bd)
@@ -76,8 +78,10 @@ func TestBindingRoundTrip(t *testing.T) {
 		{},
 		{Key: "0", Kind: dialect.HTTP, ID: "web"},
 		{Key: "k", Kind: dialect.TCP, ID: "db", Service: "postgres", Port: 65535},
+		{Key: "k", Kind: dialect.TLS, ID: "db", Hostnames: []string{"a.example.com", "b.example.com"}},
+		{Key: "k", Kind: dialect.HTTP, ID: "rpc", HTTP2: true, Policy: []byte(`{"allow_ip":["192.0.2.0/24"]}`)},
 	} {
-		if got, err := parseBinding(appendBinding(nil, want)); err != nil || got != want {
+		if got, err := parseBinding(appendBinding(nil, want)); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%+v, %v; want %+v", got, err, want)
 		}
 	}
@@ -107,10 +111,11 @@ func FuzzInfo(f *testing.F) {
 
 func FuzzBinding(f *testing.F) {
 	f.Add(appendBinding(nil, dialect.Binding{Key: "k", Kind: dialect.TCP, ID: "db", Service: "postgres", Port: 65535}))
+	f.Add(appendBinding(nil, dialect.Binding{Key: "k", Kind: dialect.HTTP, Hostnames: []string{"h"}, HTTP2: true, Policy: []byte("{}")}))
 	f.Add(appendBound(nil, dialect.Bound{URLs: []string{"tcp://a:1"}, Port: 1, Addr: netip.MustParseAddrPort("127.0.0.1:1")}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if bd, err := parseBinding(b); err == nil {
-			if got, err := parseBinding(appendBinding(nil, bd)); err != nil || got != bd {
+			if got, err := parseBinding(appendBinding(nil, bd)); err != nil || !reflect.DeepEqual(got, bd) {
 				t.Errorf("%x is %+v, and %+v, %v after a round trip", b, bd, got, err)
 			}
 		}
