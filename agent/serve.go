@@ -31,6 +31,10 @@ func (a *agent) serve(ctx context.Context, in tunnel.Incoming) {
 		in.Refuse(tunnel.RefuseUnknownService, "this agent has no such service")
 		return
 	}
+	if up.ln != nil {
+		up.ln.deliver(in)
+		return
+	}
 	conn, err := up.dial(ctx)
 	if err != nil {
 		code, reason := dialFailure(err)

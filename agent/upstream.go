@@ -14,11 +14,12 @@ import (
 // dialTimeout bounds the dial to an upstream.
 const dialTimeout = 10 * time.Second
 
-// An Upstream is what streams are relayed to.
+// An Upstream is what streams are relayed to, or a Listener that takes them.
 type Upstream struct {
-	network string // "tcp" or "unix"
+	network string // "tcp" or "unix"; empty for a Listener
 	addr    string
 	tls     *tls.Config // nil for plain conns
+	ln      *Listener   // nil for what is dialled
 }
 
 // ParseUpstream understands a port ("3000", on localhost), "host:port",
@@ -79,7 +80,8 @@ func newTCPUpstream(s, addr string) (*Upstream, error) {
 	return &Upstream{network: "tcp", addr: net.JoinHostPort(host, port)}, nil
 }
 
-// String returns the upstream as ParseUpstream understands it.
+// String returns the upstream as ParseUpstream understands it, or the name of
+// a Listener.
 func (u *Upstream) String() string {
 	switch {
 	case u.network == "unix":
