@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -150,13 +151,7 @@ func refusal(err error) *Error {
 // tokenClaims are the claims of a token.
 type tokenClaims struct {
 	jwt.RegisteredClaims
-	Adit grants `json:"adit"`
-}
-
-// grants is what a token allows: nothing of a kind that it does not list.
-type grants struct {
-	IDs      []string `json:"ids,omitempty"`
-	TCPPorts []string `json:"tcp_ports,omitempty"`
+	Adit json.RawMessage `json:"adit,omitempty"` // grants
 }
 
 // identity turns the claims of a genuine token into an identity.
@@ -164,16 +159,9 @@ func (c *tokenClaims) identity() (*Identity, error) {
 	if err := checkSubject(c.Subject); err != nil {
 		return nil, &Error{InvalidCredential, "claim sub: " + err.Error()}
 	}
-	scope := Scope{IDs: c.Adit.IDs}
-	for _, p := range c.Adit.TCPPorts {
-		r, err := ParsePortRange(p)
-		if err != nil {
-			return nil, &Error{InvalidCredential, "claim adit.tcp_ports: " + err.Error()}
-		}
-		scope.Ports = append(scope.Ports, r)
-	}
-	if err := scope.Check(); err != nil {
-		return nil, &Error{InvalidCredential, "claim adit.ids: " + err.Error()}
+	scope, err := parseGrants(c.Adit)
+	if err != nil {
+		return nil, &Error{InvalidCredential, "claim adit: " + err.Error()}
 	}
 	return &Identity{
 		Subject: c.Subject,
@@ -225,22 +213,23 @@ func Mint(secret Secret, c TokenClaims) (string, error) {
 	if err := c.Scope.Check(); err != nil {
 		return "", fmt.Errorf("mint token: %w", err)
 	}
+	allowed, err := json.Marshal(grantsOf(c.Scope))
+	if err != nil {
+		return "", fmt.Errorf("mint token: %w", err)
+	}
 	claims := tokenClaims{
 		RegisteredClaims: jwt.RegisteredClaims{
 			Subject:   c.Subject,
 			ExpiresAt: jwt.NewNumericDate(c.Expires),
 			IssuedAt:  jwt.NewNumericDate(time.Now()),
 		},
-		Adit: grants{IDs: c.Scope.IDs},
+		Adit: allowed,
 	}
 	if !c.NotBefore.IsZero() {
 		claims.NotBefore = jwt.NewNumericDate(c.NotBefore)
 	}
 	if c.Audience != "" {
 		claims.Audience = jwt.ClaimStrings{c.Audience}
-	}
-	for _, r := range c.Scope.Ports {
-		claims.Adit.TCPPorts = append(claims.Adit.TCPPorts, r.String())
 	}
 	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, &claims).SignedString([]byte(secret.value))
 	if err != nil {

@@ -10,13 +10,22 @@ import (
 
 // A Scope is what an identity may do. The zero Scope allows nothing.
 type Scope struct {
-	IDs   []string    // patterns of IDs that may be bound: a literal, or with '*' for any run of characters
-	Ports []PortRange // public TCP ports that may be bound
+	IDs       []string      // patterns of IDs that may be bound: a literal, or with '*' for any run of characters
+	Hostnames []string      // patterns of hostnames that may be bound beside those of IDs; see CheckHostPattern
+	Ports     []PortRange   // public TCP ports that may be bound
+	Forward   []ForwardRule // what the server may dial for the holder
 }
 
-// Everything is the scope of a shared secret: every ID and every port.
+// Everything is the scope of a shared secret: every ID, every hostname and
+// every port. It forwards nowhere: what the server reaches takes a token that
+// says so.
 func Everything() Scope {
-	return Scope{IDs: []string{"*"}, Ports: []PortRange{{1, 65535}}}
+	return Scope{IDs: []string{"*"}, Hostnames: []string{anyHost}, Ports: []PortRange{everyPort}}
+}
+
+// IsZero reports whether s allows nothing.
+func (s Scope) IsZero() bool {
+	return len(s.IDs) == 0 && len(s.Hostnames) == 0 && len(s.Ports) == 0 && len(s.Forward) == 0
 }
 
 // AllowsID reports whether id may be bound. No scope allows the empty ID.
@@ -32,6 +41,21 @@ func (s Scope) AllowsID(id tunnel.ID) bool {
 	return false
 }
 
+// AllowsHostname reports whether the public hostname h may be bound. No scope
+// allows what tunnel.CheckHostname refuses: an address, a pattern, or a name
+// in another spelling than the one by which visitors are routed.
+func (s Scope) AllowsHostname(h string) bool {
+	if tunnel.CheckHostname(h) != nil {
+		return false
+	}
+	for _, p := range s.Hostnames {
+		if matchHost(p, h) {
+			return true
+		}
+	}
+	return false
+}
+
 // AllowsPort reports whether the public TCP port p may be bound. No scope
 // allows port 0: whoever picks a port for an agent asks for each that it means
 // to pick.
@@ -40,21 +64,31 @@ func (s Scope) AllowsPort(p uint16) bool {
 		return false
 	}
 	for _, r := range s.Ports {
-		if r.First <= p && p <= r.Last {
+		if r.contains(p) {
 			return true
 		}
 	}
 	return false
 }
 
-// Check reports the first pattern or range that is malformed.
+// Check reports the first pattern, range or rule that is malformed.
 func (s Scope) Check() error {
 	for _, p := range s.IDs {
 		if err := CheckPattern(p); err != nil {
 			return err
 		}
 	}
+	for _, p := range s.Hostnames {
+		if err := CheckHostPattern(p); err != nil {
+			return err
+		}
+	}
 	for _, r := range s.Ports {
+		if err := r.check(); err != nil {
+			return err
+		}
+	}
+	for _, r := range s.Forward {
 		if err := r.check(); err != nil {
 			return err
 		}
@@ -129,6 +163,8 @@ func parsePort(s string) (uint16, error) {
 	n, err := strconv.ParseUint(s, 10, 16)
 	return uint16(n), err
 }
+
+func (r PortRange) contains(p uint16) bool { return r.First <= p && p <= r.Last }
 
 func (r PortRange) check() error {
 	if r.First == 0 || r.First > r.Last {

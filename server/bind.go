@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,10 +38,27 @@ type binder struct {
 
 // A name is what was bound under a key.
 type name struct {
-	key     string
-	id      tunnel.ID
-	port    uint16 // public TCP port, or 0
-	release func()
+	key       string
+	id        tunnel.ID
+	hostnames []string
+	port      uint16 // public TCP port, or 0
+	release   func()
+}
+
+// allowedBy says which part of the name a scope does not allow.
+func (n name) allowedBy(s auth.Scope) error {
+	if !s.AllowsID(n.id) {
+		return fmt.Errorf("the credential does not allow the id %q", n.id)
+	}
+	if n.port != 0 && !s.AllowsPort(n.port) {
+		return fmt.Errorf("the credential does not allow the port %d", n.port)
+	}
+	for _, h := range n.hostnames {
+		if !s.AllowsHostname(h) {
+			return fmt.Errorf("the credential does not allow the hostname %q", h)
+		}
+	}
+	return nil
 }
 
 var _ dialect.BindHandler = (*binder)(nil)
@@ -132,13 +150,14 @@ func (b *binder) Bind(_ context.Context, bd dialect.Binding) (dialect.Bound, err
 		b.server.log.Warn("binding refused", "tunnel", string(bd.ID), "remote", b.remote, "err", err)
 		return dialect.Bound{}, err
 	}
+	n := name{bd.Key, bd.ID, bd.Hostnames, bound.Port, release}
 	b.mu.Lock()
 	if b.ended {
 		b.mu.Unlock()
 		release()
 		return dialect.Bound{}, &dialect.BindError{Code: dialect.BindInternal, Reason: "the session has ended"}
 	}
-	b.names = append(b.names, name{bd.Key, bd.ID, bound.Port, release})
+	b.names = append(b.names, n)
 	b.mu.Unlock()
 	b.info("bound", "id", string(bd.ID), "kind", string(bd.Kind), "url", bound.URLs[0])
 	return bound, nil
@@ -163,17 +182,21 @@ func (b *binder) check(bd dialect.Binding, id *auth.Identity) error {
 		return invalid("kind %q: http and tcp are allowed", bd.Kind)
 	case bd.Kind == dialect.HTTP && bd.Port != 0:
 		return invalid("port %d: only tcp has ports", bd.Port)
+	case bd.Kind == dialect.TCP && len(bd.Hostnames) > 0:
+		return invalid("hostname %.80q: tcp has a port and no hostnames", bd.Hostnames[0])
 	case len(bd.Service) > 255:
 		return invalid("service has %d bytes: at most 255", len(bd.Service))
 	}
 	if _, err := tunnel.ParseID(string(bd.ID)); err != nil {
 		return invalid("%v", err)
 	}
-	if !id.Scope.AllowsID(bd.ID) {
-		return &dialect.BindError{Code: dialect.BindForbidden, Reason: fmt.Sprintf("the credential does not allow the id %q", bd.ID)}
+	for _, h := range bd.Hostnames {
+		if err := b.server.checkHostname(h); err != nil {
+			return invalid("%v", err)
+		}
 	}
-	if bd.Port != 0 && !id.Scope.AllowsPort(bd.Port) {
-		return &dialect.BindError{Code: dialect.BindForbidden, Reason: fmt.Sprintf("the credential does not allow the port %d", bd.Port)}
+	if err := (name{id: bd.ID, hostnames: bd.Hostnames, port: bd.Port}).allowedBy(id.Scope); err != nil {
+		return &dialect.BindError{Code: dialect.BindForbidden, Reason: err.Error()}
 	}
 	return nil
 }
@@ -181,7 +204,7 @@ func (b *binder) check(bd dialect.Binding, id *auth.Identity) error {
 // bind makes the tunnel reachable. release takes that back.
 func (b *binder) bind(bd dialect.Binding, id *auth.Identity) (bound dialect.Bound, release func(), err error) {
 	s := b.server
-	e := route.Entry{ID: bd.ID, Service: bd.Service, Tunnel: b.tunnel, Owner: id.Subject}
+	e := route.Entry{ID: bd.ID, Service: bd.Service, Tunnel: b.tunnel, Owner: id.Subject, Hostnames: bd.Hostnames}
 	if i, ok := b.tunnel.(tunnel.Instancer); ok {
 		e.Instance = i.Instance()
 	}
@@ -199,14 +222,14 @@ func (b *binder) bind(bd dialect.Binding, id *auth.Identity) (bound dialect.Boun
 			Addr: addr,
 		}
 	} else {
-		bound.URLs = s.urlsFor(bd.ID, b.host)
+		bound.URLs = s.urlsFor(bd.ID, bd.Hostnames, b.host)
 	}
 	remove, err := s.table.Add(e)
 	if err != nil {
 		closePort()
 		var taken *route.TakenError
 		if errors.As(err, &taken) {
-			return dialect.Bound{}, nil, &dialect.BindError{Code: dialect.BindTaken, Reason: fmt.Sprintf("%q belongs to another credential", bd.ID)}
+			return dialect.Bound{}, nil, &dialect.BindError{Code: dialect.BindTaken, Reason: fmt.Sprintf("%q belongs to another credential", strings.TrimPrefix(taken.Key, "/"))}
 		}
 		return dialect.Bound{}, nil, &dialect.BindError{Code: dialect.BindInternal, Reason: "the name cannot be added now"}
 	}
@@ -290,8 +313,8 @@ func (b *binder) Refresh(ctx context.Context, claim auth.Claim) error {
 		return &auth.Error{Code: auth.Forbidden, Reason: "the credential is somebody else's"}
 	}
 	for _, n := range b.names {
-		if !id.Scope.AllowsID(n.id) || n.port != 0 && !id.Scope.AllowsPort(n.port) {
-			return &auth.Error{Code: auth.Forbidden, Reason: fmt.Sprintf("the credential does not allow %q with the port %d, which is bound", n.id, n.port)}
+		if err := n.allowedBy(id.Scope); err != nil {
+			return &auth.Error{Code: auth.Forbidden, Reason: err.Error() + ", which is bound"}
 		}
 	}
 	b.identity = id

@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"adit/agent"
 	"adit/auth"
 	"adit/dialect"
+	"adit/dialect/native"
 	"adit/ingress"
 	"adit/server"
 	"adit/tunnel"
@@ -129,7 +131,14 @@ func TestBindRefusals(t *testing.T) {
 	})
 	none := start(t, nil) // gives out no ports
 	full := start(t, func(o *server.Options) { o.TCPPorts = []ingress.PortRange{{First: inUse, Last: inUse}} })
-	scoped := auth.TokenClaims{Subject: "me", Scope: auth.Scope{IDs: []string{"mine-*"}, Ports: []auth.PortRange{{First: other, Last: other}}}}
+	proxied := start(t, func(o *server.Options) { o.PublicURL = "https://proxy.example.org" })
+	scoped := auth.TokenClaims{Subject: "me", Scope: auth.Scope{
+		IDs:       []string{"mine-*"},
+		Hostnames: []string{"*.example.org"},
+		Ports:     []auth.PortRange{{First: other, Last: other}},
+	}}
+	idsOnly := auth.TokenClaims{Subject: "me", Scope: auth.Scope{IDs: []string{"*"}}}
+	everything := auth.TokenClaims{Subject: "me", Scope: auth.Everything()}
 
 	for _, tt := range []struct {
 		name  string
@@ -146,6 +155,17 @@ func TestBindRefusals(t *testing.T) {
 		{"any port without any given out", none, secretOf, dialect.Binding{Key: "k", Kind: dialect.TCP, ID: "a"}, dialect.BindNoPort, "no TCP ports"},
 		{"port of another program", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.TCP, ID: "a", Port: inUse}, dialect.BindPortInUse, "in use"},
 		{"no port left", full, secretOf, dialect.Binding{Key: "k", Kind: dialect.TCP, ID: "a"}, dialect.BindNoPort, "no port is free"},
+		{"hostname not in the scope", f, tokenOf(t, scoped), dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "mine-a", Hostnames: []string{"app.example.org", "app.evil.test"}}, dialect.BindForbidden, `"app.evil.test"`},
+		{"hostname without any in the scope", f, tokenOf(t, idsOnly), dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "a", Hostnames: []string{"app.example.org"}}, dialect.BindForbidden, `"app.example.org"`},
+		{"hostname in another spelling", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "a", Hostnames: []string{"App.example.org"}}, dialect.BindInvalid, `"App.example.org"`},
+		{"hostname with a dot too many", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "a", Hostnames: []string{"app.example.org."}}, dialect.BindInvalid, `"app.example.org."`},
+		{"hostname that is a pattern", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "a", Hostnames: []string{"*.example.org"}}, dialect.BindInvalid, `"*.example.org"`},
+		{"hostname that is an address", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "a", Hostnames: []string{"127.0.0.1"}}, dialect.BindInvalid, `"127.0.0.1"`},
+		{"hostname of another id", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "a", Hostnames: []string{"b.example.com"}}, dialect.BindInvalid, "go with ids"},
+		{"hostname of a reserved id", f, tokenOf(t, everything), dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "a", Hostnames: []string{"www.example.com"}}, dialect.BindInvalid, "go with ids"},
+		{"hostname of the server", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "a", Hostnames: []string{"example.com"}}, dialect.BindInvalid, "go with ids"},
+		{"hostname of the server outside its domain", proxied, secretOf, dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "a", Hostnames: []string{"proxy.example.org"}}, dialect.BindInvalid, "own"},
+		{"hostname for TCP", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.TCP, ID: "a", Hostnames: []string{"app.example.org"}}, dialect.BindInvalid, "no hostnames"},
 		{"malformed id", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "Web"}, dialect.BindInvalid, `"Web"`},
 		{"reserved id", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "www"}, dialect.BindInvalid, "reserved"},
 		{"empty id", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.HTTP}, dialect.BindInvalid, "id is empty"},
@@ -251,6 +271,61 @@ func TestVisitorsReachPublicPort(t *testing.T) {
 	}
 	if met["hello"] != 2 || met["there"] != 2 {
 		t.Errorf("got greetings %v, want each agent's in turn", met)
+	}
+}
+
+func TestVisitorsReachHostnames(t *testing.T) {
+	t.Parallel()
+	f := start(t, nil)
+	f.agent(t, nil, httpTunnel(t, "web", saying(t, "web"))).up(t)
+	claims := auth.TokenClaims{Subject: "me", Scope: auth.Scope{IDs: []string{"app"}, Hostnames: []string{"app.example.org", "*.example.net"}}}
+	s, err := f.dialSession(t, f.mint(t, claims))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go refuseAll(s)
+	b := dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "app", Hostnames: []string{"app.example.org", "a.example.net"}}
+	bound, err := s.Bind(t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(f.Addr().String())
+	if got, want := bound.URLs[:2], "[http://app.example.org:"+port+"/ http://a.example.net:"+port+"/]"; fmt.Sprint(got) != want {
+		t.Errorf("got the addresses %v, want %s first", bound.URLs, want)
+	}
+	visitor := f.visitor(t)
+	for host, want := range map[string]int{"app.example.org": 502, "a.example.net": 502, "APP.example.org": 502, "b.example.net": 404, "app.example.com": 502} {
+		if status, body := f.get(t, visitor, host, "/"); status != want {
+			t.Errorf("%s: got %d %q, want %d", host, status, body, want)
+		}
+	}
+
+	// Nobody else gets them, and a new credential has to allow them.
+	other, err := f.dialSession(t, f.mint(t, auth.TokenClaims{Subject: "other", Scope: auth.Everything()}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = other.Bind(t.Context(), dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "b", Hostnames: []string{"b.example.net", "a.example.net"}})
+	if be, ok := errors.AsType[*dialect.BindError](err); !ok || be.Code != dialect.BindTaken || !strings.Contains(be.Reason, `"a.example.net"`) {
+		t.Errorf("got %v, want code %s and the hostname", err, dialect.BindTaken)
+	}
+	if status, _ := f.get(t, visitor, "b.example.net", "/"); status != 404 {
+		t.Error("a refused binding has been applied in part")
+	}
+	claims.Scope.Hostnames = []string{"app.example.org"}
+	if err := s.Refresh(t.Context(), f.mint(t, claims)); err == nil || !strings.Contains(err.Error(), `"a.example.net"`) {
+		t.Errorf("refresh with a narrower scope: got %v, want an error with the hostname", err)
+	}
+}
+
+// refuseAll refuses the streams of a session until it ends.
+func refuseAll(s *native.Session) {
+	for {
+		c, err := s.Accept()
+		if err != nil {
+			return
+		}
+		c.(tunnel.Incoming).Refuse(tunnel.RefuseUpstreamRefused, "")
 	}
 }
 

@@ -96,16 +96,37 @@ func (s *Server) baseFor(host string) url.URL {
 	return url.URL{Scheme: "http", Host: host}
 }
 
-// urlsFor returns the addresses of an ID, best first, for an agent that reached
-// the server at host.
-func (s *Server) urlsFor(id tunnel.ID, host string) (urls []string) {
-	base := s.baseFor(host)
-	named := base
-	named.Host = string(id) + "." + s.domain
-	if port := base.Port(); port != "" {
-		named.Host += ":" + port
+// checkHostname checks a hostname that an agent asks for. Those of the server
+// itself and of IDs are not to be had that way.
+func (s *Server) checkHostname(h string) error {
+	if err := tunnel.CheckHostname(h); err != nil {
+		return err
 	}
-	named.Path = "/"
+	switch {
+	case h == s.domain || strings.HasSuffix(h, "."+s.domain):
+		return fmt.Errorf("hostname %q: those of the domain %s go with ids", h, s.domain)
+	case h == s.base.Hostname():
+		return fmt.Errorf("hostname %q is the server's own", h)
+	}
+	return nil
+}
+
+// urlsFor returns the addresses of an ID with its hostnames, best first, for
+// an agent that reached the server at host.
+func (s *Server) urlsFor(id tunnel.ID, hostnames []string, host string) (urls []string) {
+	base := s.baseFor(host)
+	at := func(hostname string) url.URL {
+		u := url.URL{Scheme: base.Scheme, Host: hostname, Path: "/"}
+		if port := base.Port(); port != "" {
+			u.Host += ":" + port
+		}
+		return u
+	}
+	for _, h := range hostnames {
+		u := at(h)
+		urls = append(urls, u.String())
+	}
+	named := at(string(id) + "." + s.domain)
 	path := base
 	path.Path = "/" + string(id) + "/"
 	switch {

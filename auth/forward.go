@@ -1,0 +1,188 @@
+package auth
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"adit/tunnel"
+)
+
+// A ForwardRule allows the server to dial certain hosts at certain ports on
+// behalf of an agent. The zero ForwardRule allows nothing.
+type ForwardRule struct {
+	// Host is a pattern of names, as for CheckHostPattern. The pattern "*"
+	// stands for addresses too. It is empty if Prefix is valid.
+	Host string
+
+	// Prefix are addresses. It is masked, and of IPv4 or IPv6 but not of
+	// IPv4-mapped IPv6.
+	Prefix netip.Prefix
+
+	Ports PortRange
+}
+
+var everyPort = PortRange{1, 65535}
+
+const wantRule = "want HOST:PORTS such as db.internal:5432, *.internal:1-1024, 10.0.0.0/8:* or [2001:db8::/32]:443"
+
+// ParseForwardRule parses HOST:PORTS. HOST is a pattern of names, an address,
+// or a prefix; one of IPv6 is in brackets. PORTS is a port, two joined by '-',
+// or '*' for every port.
+func ParseForwardRule(s string) (ForwardRule, error) {
+	bad := func(why string) (ForwardRule, error) {
+		return ForwardRule{}, fmt.Errorf("forward rule %.80q: %s: %s", s, why, wantRule)
+	}
+	at := strings.LastIndexByte(s, ':')
+	if at < 0 {
+		return bad("it has no ports")
+	}
+	host, ports := s[:at], s[at+1:]
+	r := ForwardRule{Ports: everyPort}
+	if ports != "*" {
+		var err error
+		if r.Ports, err = ParsePortRange(ports); err != nil {
+			return bad("its ports are malformed")
+		}
+	}
+	inner, bracketed := strings.CutPrefix(host, "[")
+	if bracketed {
+		var closed bool
+		if host, closed = strings.CutSuffix(inner, "]"); !closed {
+			return bad("the bracket is not closed")
+		}
+	}
+	prefix, isPrefix, err := parsePrefix(host)
+	switch {
+	case err != nil:
+		return bad(err.Error())
+	case isPrefix && prefix.Addr().Is6() != bracketed:
+		return bad("an IPv6 address is in brackets, and nothing else")
+	case isPrefix:
+		r.Prefix = prefix
+		return r, nil
+	case bracketed:
+		return bad("an IPv6 address is in brackets, and nothing else")
+	}
+	if CheckHostPattern(host) != nil {
+		return bad("its host is malformed")
+	}
+	r.Host = host
+	return r, nil
+}
+
+// parsePrefix parses an address or a prefix. ok is false if s is neither.
+func parsePrefix(s string) (p netip.Prefix, ok bool, err error) {
+	if a, aerr := netip.ParseAddr(s); aerr == nil {
+		if a.Zone() != "" {
+			return p, false, fmt.Errorf("an address with a zone is not allowed")
+		}
+		p = netip.PrefixFrom(a, a.BitLen())
+	} else if p, err = netip.ParsePrefix(s); err != nil {
+		if strings.ContainsAny(s, "/:") {
+			return p, false, fmt.Errorf("its address is malformed")
+		}
+		return p, false, nil
+	}
+	switch {
+	case p.Addr().Is4In6():
+		return p, false, fmt.Errorf("an IPv4 address is written as such")
+	case p != p.Masked():
+		return p, false, fmt.Errorf("the prefix has bits behind its length: want %v", p.Masked())
+	}
+	return p, true, nil
+}
+
+func (r ForwardRule) check() error {
+	again, err := ParseForwardRule(r.String())
+	if err == nil && again != r {
+		err = fmt.Errorf("forward rule %.80q: %s", r, wantRule)
+	}
+	return err
+}
+
+// String returns the rule as ParseForwardRule takes it.
+func (r ForwardRule) String() string {
+	host, ports := r.Host, r.Ports.String()
+	if r.Prefix.IsValid() {
+		host = r.Prefix.String()
+		if r.Prefix.IsSingleIP() {
+			host = r.Prefix.Addr().String()
+		}
+		if r.Prefix.Addr().Is6() {
+			host = "[" + host + "]"
+		}
+	}
+	if r.Ports == everyPort {
+		ports = "*"
+	}
+	return host + ":" + ports
+}
+
+// special are addresses that no rule opens unless it is about them: with what
+// is reached there, a name or a wide prefix gives away more than it says. They
+// are this machine and its link, where clouds have their metadata and the keys
+// in it, and addresses that stand for IPv4 ones.
+var special = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),          // this network (RFC 1122, section 3.2.1.3)
+	netip.MustParsePrefix("127.0.0.0/8"),        // loopback
+	netip.MustParsePrefix("169.254.0.0/16"),     // link-local; 169.254.169.254 is most clouds' metadata
+	netip.MustParsePrefix("100.100.100.200/32"), // metadata at Alibaba
+	netip.MustParsePrefix("168.63.129.16/32"),   // the host at Azure
+	netip.MustParsePrefix("192.0.0.0/24"),       // protocol assignments; 192.0.0.192 is metadata at Oracle
+	netip.MustParsePrefix("240.0.0.0/4"),        // reserved, and broadcast
+	netip.MustParsePrefix("::1/128"),            // loopback
+	netip.MustParsePrefix("fe80::/10"),          // link-local
+	netip.MustParsePrefix("fd00:ec2::/32"),      // metadata at Amazon
+	netip.MustParsePrefix("fd20:ce::/32"),       // metadata at Google
+	netip.MustParsePrefix("::/96"),              // IPv4-compatible (RFC 4291, section 2.5.5.1)
+	netip.MustParsePrefix("64:ff9b::/96"),       // NAT64 (RFC 6052)
+	netip.MustParsePrefix("64:ff9b:1::/48"),     // local NAT64 (RFC 8215)
+	netip.MustParsePrefix("2002::/16"),          // 6to4 (RFC 3056)
+}
+
+// AllowsForward reports whether the server may dial addr for an agent that
+// asked for host: a name, which was resolved to addr, or the address itself.
+// It is asked for each dial, about the very address that is dialled, so that
+// neither a notation nor a name's owner gets around a rule.
+//
+// A rule of names allows what such a name resolves to, but for addresses of
+// this machine, its link and the metadata services of clouds: those take a rule
+// with their address, or for loopback one with the name localhost. A prefix
+// that is wider than they are does not count.
+func (s Scope) AllowsForward(host string, addr netip.AddrPort) bool {
+	ip := addr.Addr().Unmap()
+	if addr.Port() == 0 || !ip.IsValid() || ip.Zone() != "" || ip.IsUnspecified() || ip.IsMulticast() {
+		return false
+	}
+	host = strings.TrimSuffix(strings.ToLower(host), ".")
+	asked, err := netip.ParseAddr(host)
+	isName := err != nil
+	if isName && tunnel.CheckHostname(host) != nil || !isName && asked.Unmap() != ip {
+		return false
+	}
+	for _, r := range s.Forward {
+		if r.Ports.contains(addr.Port()) && r.allows(host, isName, ip) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r ForwardRule) allows(host string, isName bool, ip netip.Addr) bool {
+	if r.Prefix.IsValid() {
+		return r.Prefix.Contains(ip) && r.isExplicit(ip)
+	}
+	matches := r.Host == anyHost || isName && r.Host != "" && matchHost(r.Host, host)
+	return matches && (r.isExplicit(ip) || r.Host == "localhost" && ip.IsLoopback())
+}
+
+// isExplicit reports whether r is about ip as far as that is special.
+func (r ForwardRule) isExplicit(ip netip.Addr) bool {
+	for _, p := range special {
+		if p.Contains(ip) && !(r.Prefix.IsValid() && p.Contains(r.Prefix.Addr()) && r.Prefix.Bits() >= p.Bits()) {
+			return false
+		}
+	}
+	return true
+}
