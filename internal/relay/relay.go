@@ -42,6 +42,11 @@ type Options struct {
 	// leaves c closed. cause is what went wrong, on c itself or on the other
 	// conn. If nil, a *net.TCPConn is reset, and any other conn is closed.
 	Abort func(c net.Conn, cause error)
+
+	// FromA and FromB, if not nil, see the bytes that come from a and b, each
+	// before it is written to the other. They must neither change nor keep
+	// them, nor block. Each is called by one goroutine at a time.
+	FromA, FromB func(p []byte)
 }
 
 // A Result counts the bytes that were written.
@@ -70,6 +75,7 @@ func Relay(a, b net.Conn, opts Options) (Result, error) {
 	}
 	r := &relay{opts: opts}
 	r.sides[0].conn, r.sides[1].conn = a, b
+	r.sides[0].see, r.sides[1].see = opts.FromA, opts.FromB
 	for _, c := range []net.Conn{a, b} {
 		c.SetDeadline(time.Time{}) // an error shows when c is used
 	}
@@ -113,6 +119,7 @@ type relay struct {
 	opts  Options
 	sides [2]struct {
 		conn  net.Conn
+		see   func([]byte) // what conn sends; may be nil
 		abort sync.Once
 	}
 
@@ -130,7 +137,7 @@ type relay struct {
 // direction runs direction i to its end, and returns the bytes written.
 func (r *relay) direction(i int) int64 {
 	src, dst := r.sides[i].conn, r.sides[1-i].conn
-	n, err := r.copy(dst, src)
+	n, err := r.copy(dst, src, r.sides[i].see)
 
 	r.mu.Lock()
 	r.ended[i] = true
@@ -229,23 +236,21 @@ type writeError struct{ err error }
 func (e *writeError) Error() string { return e.err.Error() }
 func (e *writeError) Unwrap() error { return e.err }
 
-// copy copies from src to dst until src ends, and returns the bytes written.
-func (r *relay) copy(dst, src net.Conn) (int64, error) {
-	var w io.Writer = dst
-	var rd io.Reader = src
+// copy copies from src to dst until src ends, and returns the bytes written. see
+// may be nil.
+func (r *relay) copy(dst, src net.Conn, see func([]byte)) (int64, error) {
+	var moved *atomic.Int64
 	if r.opts.Idle > 0 {
-		// Both count, since which of them is called is dst's or src's choice;
-		// a byte that counts twice does no harm.
-		w = &movedWriter{dst, &r.moved}
-		rd = newMovedReader(src, &r.moved)
+		moved = &r.moved
 	}
 	if rf, ok := dst.(io.ReaderFrom); ok && !plain(dst) {
-		n, err := rf.ReadFrom(rd)
+		n, err := rf.ReadFrom(newReader(src, moved, see))
 		if err != nil && !isOp(err, "read", "raw-read") {
 			err = &writeError{err}
 		}
 		return n, err
 	}
+	w := newWriter(dst, moved, see)
 	if wt, ok := src.(io.WriterTo); ok && !plain(src) {
 		n, err := wt.WriteTo(w)
 		if isOp(err, "write", "writev") {

@@ -284,6 +284,11 @@ func (m *movingConn) WriteTo(w io.Writer) (int64, error) {
 
 func (m *movingConn) CloseWrite() error { return m.Conn.(*net.TCPConn).CloseWrite() }
 
+// otherConn is no socket, and moves nothing by itself.
+type otherConn struct{ net.Conn }
+
+func (o *otherConn) CloseWrite() error { return o.Conn.(*net.TCPConn).CloseWrite() }
+
 func TestLeavesItToTheConn(t *testing.T) {
 	t.Parallel()
 	visitor, a := pair(t)
@@ -308,6 +313,64 @@ func TestLeavesItToTheConn(t *testing.T) {
 	}
 	if !m.wroteTo.Load() {
 		t.Error("WriteTo was not used")
+	}
+}
+
+// TestSees shows each byte once, before the other side has it, whoever moves
+// it; a half-close and a hang-up are noticed as without.
+func TestSees(t *testing.T) {
+	t.Parallel()
+	for name, wrap := range map[string]func(net.Conn) net.Conn{
+		"sockets":              func(c net.Conn) net.Conn { return c },
+		"conn that moves them": func(c net.Conn) net.Conn { return &movingConn{Conn: c} },
+		"conn that cannot wait": func(c net.Conn) net.Conn {
+			return &otherConn{c}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			visitor, a := pair(t)
+			b, upstream := pair(t)
+			var mu sync.Mutex
+			var fromA, fromB []byte
+			see := func(to *[]byte) func([]byte) {
+				return func(p []byte) {
+					mu.Lock()
+					defer mu.Unlock()
+					*to = append(*to, p...)
+				}
+			}
+			done := make(chan outcome, 1)
+			go func() {
+				res, err := relay.Relay(wrap(a), wrap(b), relay.Options{FromA: see(&fromA), FromB: see(&fromB)})
+				done <- outcome{res, err}
+			}()
+			check := func(what string, from, to *net.TCPConn, size int, seen *[]byte) {
+				t.Helper()
+				p, got := payload(size), make([]byte, size)
+				go from.Write(p)
+				if _, err := io.ReadFull(to, got); err != nil {
+					t.Fatalf("%s: %v", what, err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if !bytes.Equal(got, p) || !bytes.HasSuffix(*seen, p) {
+					t.Errorf("%s: got the right bytes %v, saw them %v, want both", what, bytes.Equal(got, p), bytes.HasSuffix(*seen, p))
+				}
+			}
+			check("to upstream", visitor, upstream, 100, &fromA)
+			check("to visitor", upstream, visitor, 1<<20, &fromB)
+			visitor.CloseWrite()
+			if n, err := upstream.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+				t.Errorf("after half-close: got %d bytes, %v; want the end", n, err)
+			}
+			check("after half-close", upstream, visitor, 10, &fromB)
+			upstream.Close()
+			o := <-done
+			if o.err != nil || o.res != (relay.Result{AtoB: 100, BtoA: 1<<20 + 10}) || len(fromA) != 100 || len(fromB) != 1<<20+10 {
+				t.Errorf("got %+v, %v, saw %d and %d bytes; want each once", o.res, o.err, len(fromA), len(fromB))
+			}
+		})
 	}
 }
 
