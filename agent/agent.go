@@ -111,9 +111,10 @@ type agent struct {
 	dialer *native.Dialer
 	byName map[string]*Upstream // by service
 
-	ports   []uint16       // public TCP port that each tunnel had last; of the goroutine in Run
-	streams sync.WaitGroup // relays, and sessions that drain
-	mu      sync.Mutex     // held while OnState runs
+	ports    []uint16 // public TCP port that each tunnel had last; of the goroutine in Run
+	handlers handlerServers
+	streams  sync.WaitGroup // relays, and sessions that drain
+	mu       sync.Mutex     // held while OnState runs
 }
 
 // Run keeps the tunnels up until ctx ends, and then returns nil after open
@@ -125,7 +126,7 @@ func Run(ctx context.Context, opts Options) error {
 	if err != nil {
 		return err
 	}
-	defer a.streams.Wait()
+	defer a.end()
 	b := backoff.Backoff{Min: reconnectMin, Max: reconnectMax}
 	a.state(State{Phase: Connecting})
 	for {
@@ -154,6 +155,14 @@ func Run(ctx context.Context, opts Options) error {
 			return nil
 		}
 	}
+}
+
+// end waits until nothing of the agent is left.
+func (a *agent) end() {
+	a.streams.Wait() // ends with the sessions, and so with all streams
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	a.handlers.shutdown(ctx)
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {
@@ -187,10 +196,11 @@ func newAgent(opts Options) (*agent, error) {
 		return nil, errors.New("agent: no tunnels")
 	}
 	a := &agent{
-		opts:   opts,
-		log:    opts.Logger,
-		byName: make(map[string]*Upstream),
-		ports:  make([]uint16, len(opts.Tunnels)),
+		opts:     opts,
+		log:      opts.Logger,
+		handlers: handlerServers{log: opts.Logger},
+		byName:   make(map[string]*Upstream),
+		ports:    make([]uint16, len(opts.Tunnels)),
 	}
 	key := sha256.New()
 	host, _ := os.Hostname()

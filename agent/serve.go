@@ -31,8 +31,12 @@ func (a *agent) serve(ctx context.Context, in tunnel.Incoming) {
 		in.Refuse(tunnel.RefuseUnknownService, "this agent has no such service")
 		return
 	}
-	if up.ln != nil {
+	switch {
+	case up.ln != nil:
 		up.ln.deliver(in)
+		return
+	case up.handler != nil:
+		a.handlers.deliver(up, in)
 		return
 	}
 	conn, err := up.dial(ctx)

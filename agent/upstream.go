@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -14,12 +15,14 @@ import (
 // dialTimeout bounds the dial to an upstream.
 const dialTimeout = 10 * time.Second
 
-// An Upstream is what streams are relayed to, or a Listener that takes them.
+// An Upstream is what streams are relayed to, or a Listener or http.Handler that
+// takes them.
 type Upstream struct {
-	network string // "tcp" or "unix"; empty for a Listener
+	network string // "tcp" or "unix"; empty for what is not dialled
 	addr    string
-	tls     *tls.Config // nil for plain conns
-	ln      *Listener   // nil for what is dialled
+	tls     *tls.Config  // nil for plain conns
+	ln      *Listener    // nil for all others
+	handler http.Handler // nil for all others
 }
 
 // ParseUpstream understands a port ("3000", on localhost), "host:port",
