@@ -36,6 +36,11 @@ type Tunnel struct {
 	Kind     dialect.Kind
 	Port     uint16 // public TCP port; 0 lets the server choose
 	Upstream *Upstream
+
+	// As in dialect.Binding.
+	Hostnames []string
+	HTTP2     bool
+	Policy    []byte
 }
 
 // Options configures Run. Server, Token and Tunnels are required.
@@ -65,6 +70,14 @@ type Options struct {
 	// Session are the options of sessions; the agent sets OnCarrier itself.
 	Session native.SessionOptions
 
+	// Grace is how long open streams may finish when Run's ctx ends; 0 means
+	// 5 s.
+	Grace time.Duration
+
+	// Cut, when it is closed, ends open streams for which Run still waits
+	// after its ctx has ended. It may be nil.
+	Cut <-chan struct{}
+
 	// OnState is told of each change, one at a time; it must not block.
 	OnState func(State)
 
@@ -80,6 +93,7 @@ const (
 	Connected    Phase = "connected"
 	Reconnecting Phase = "reconnecting" // it was connected before
 	Refused      Phase = "refused"      // the server, or a bind, said no; it is tried again
+	Stopping     Phase = "stopping"     // Run's ctx has ended, and the server knows; open streams finish
 )
 
 // A State is a phase with what goes with it.
@@ -95,7 +109,7 @@ const (
 	reconnectMax = 15 * time.Second
 	bindTimeout  = 15 * time.Second
 	drainTimeout = 10 * time.Minute // for streams on a session that the server drains
-	closeTimeout = 5 * time.Second  // for streams when Run ends
+	closeTimeout = 5 * time.Second  // for streams when Run ends: the default of Options.Grace
 
 	// steady is how long a session has to have lasted for its end to be
 	// something new, and not the next of many failures.
@@ -118,7 +132,7 @@ type agent struct {
 }
 
 // Run keeps the tunnels up until ctx ends, and then returns nil after open
-// streams had a few seconds to finish. It returns an error if the options are
+// streams had Options.Grace to finish. It returns an error if the options are
 // wrong, a tunnel is refused for a reason that will not pass, or
 // ErrSuperseded.
 func Run(ctx context.Context, opts Options) error {
@@ -127,6 +141,8 @@ func Run(ctx context.Context, opts Options) error {
 		return err
 	}
 	defer a.end()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // before the wait in end
 	b := backoff.Backoff{Min: reconnectMin, Max: reconnectMax}
 	a.state(State{Phase: Connecting})
 	for {
@@ -194,6 +210,9 @@ func newAgent(opts Options) (*agent, error) {
 	}
 	if len(opts.Tunnels) == 0 {
 		return nil, errors.New("agent: no tunnels")
+	}
+	if opts.Grace <= 0 {
+		opts.Grace = closeTimeout
 	}
 	a := &agent{
 		opts:     opts,
@@ -311,12 +330,12 @@ func (a *agent) connect(ctx context.Context) error {
 		mu.Unlock()
 		a.streams.Go(func() {
 			defer stop()
-			a.finish(ctx, s)
+			a.finish(ctx, s, func() {})
 		})
 		return errDrained
 	case <-ctx.Done():
 		defer stop()
-		a.finish(ctx, s)
+		a.finish(ctx, s, func() { a.state(State{Phase: Stopping}) })
 		return context.Cause(ctx)
 	}
 }
@@ -341,6 +360,10 @@ func (a *agent) bind(ctx context.Context, s *native.Session) ([]dialect.Bound, e
 			ID:      t.ID,
 			Service: service(i),
 			Port:    t.Port,
+
+			Hostnames: t.Hostnames,
+			HTTP2:     t.HTTP2,
+			Policy:    t.Policy,
 		}
 		if b.Port == 0 {
 			b.Port = a.ports[i]
@@ -361,20 +384,24 @@ func (a *agent) bind(ctx context.Context, s *native.Session) ([]dialect.Bound, e
 }
 
 // finish closes s when its streams have ended. When ctx ends it asks for no more
-// of them, and gives them a few seconds.
-func (a *agent) finish(ctx context.Context, s *native.Session) {
+// of them, calls told, and gives them the time of Options.Grace.
+func (a *agent) finish(ctx context.Context, s *native.Session, told func()) {
 	limit := time.NewTimer(drainTimeout)
 	defer limit.Stop()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	ending := ctx.Done()
+	var cut <-chan struct{}
 	for wait := true; wait && s.Streams() > 0; {
 		select {
 		case <-tick.C:
 		case <-ending:
-			ending = nil
+			ending, cut = nil, a.opts.Cut
 			s.Drain("the agent is shutting down")
-			limit.Reset(closeTimeout)
+			limit.Reset(a.opts.Grace)
+			told()
+		case <-cut:
+			wait = false
 		case <-limit.C:
 			wait = false
 		case <-s.Done():

@@ -418,3 +418,26 @@ func TestOptions(t *testing.T) {
 		}
 	}
 }
+
+// Streams that are open when Run is to end have the time that they were given,
+// and no more once they are cut.
+func TestGraceAndCut(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	cut := make(chan struct{})
+	opts := f.options(agent.Tunnel{ID: "echo", Kind: dialect.TCP, Upstream: upstream(t, echoUpstream(t))})
+	opts.Grace, opts.Cut = time.Hour, cut
+	r := run(t, opts)
+	c := f.visit(r.until(agent.Connected).Bound[0].Port)
+	echo(t, c, "before")
+	r.cancel()
+	r.until(agent.Stopping)
+	echo(t, c, "after")
+	close(cut)
+	if err := r.end(); err != nil {
+		t.Errorf("Run: %v, want nil", err)
+	}
+	if _, err := c.Read(make([]byte, 1)); err == nil {
+		t.Error("the visitor's conn lives on")
+	}
+}

@@ -277,22 +277,6 @@ func Ended(err error) (superseded, credential bool) {
 	return false, false
 }
 
-// Refused reports whether err is the word of a server that was reached and
-// said no, and for how long it does not want to be asked again.
-func Refused(err error) (refused bool, retryAfter time.Duration) {
-	var se *carrier.StatusError
-	var re *session.RejectedError
-	var be *dialect.BindError
-	_, credential := Ended(err)
-	switch {
-	case errors.As(err, &se):
-		return true, se.RetryAfter
-	case errors.As(err, &re):
-		return true, re.RetryAfter
-	}
-	return errors.As(err, &be) || credential, 0
-}
-
 // Bind asks for a public address. The error is a *dialect.BindError if the
 // server refuses.
 func (s *Session) Bind(ctx context.Context, b dialect.Binding) (dialect.Bound, error) {
