@@ -25,6 +25,7 @@ type recvState struct {
 	rest    int     // bytes of payload to come
 	stream  *Stream // that takes them, if they are DATA
 	payload []byte  // of another frame, as far as it has come
+	answer  bool    // a frame has queued something, to be sent behind the last one that has come
 }
 
 // referFrom is the size from which a piece of DATA is kept where it was read
@@ -154,6 +155,11 @@ func (l *link) takeRecords(rr *recordReader, b []byte, buf *recvBuf) error {
 				return err
 			}
 		}
+	}
+	if s.in.answer {
+		s.in.answer = false
+		s.mu.Lock()
+		s.flushUnlock()
 	}
 	if s.in.off.Load() != before {
 		s.ackSoon(l)
@@ -518,7 +524,8 @@ func (s *Session) endFrame() error {
 		st.failLocked(ErrStopped)
 		s.endLocked(st)
 		s.forgetLocked(st)
-		s.flushUnlock()
+		s.mu.Unlock()
+		in.answer = true
 		return nil
 	case frameReset, frameRefuse:
 		code, text, ok := parseCode(in.payload)
@@ -562,8 +569,7 @@ func (s *Session) onOpen(id uint64, meta []byte) error {
 	case s.err != nil:
 	case s.peerOpened >= s.opts.MaxStreams || len(s.acceptq) >= acceptBacklog:
 		s.appendCodeLocked(frameRefuse, id, refuseBusy, "too many streams are open")
-		s.flushUnlock()
-		return nil
+		s.in.answer = true
 	default:
 		st := s.newStreamLocked(id, false)
 		st.meta = append([]byte(nil), meta...)
