@@ -117,7 +117,7 @@ func (d *Dialect) Accept(w http.ResponseWriter, r *http.Request, admit dialect.A
 
 	// The request's context ends with the handler, but the session does not.
 	ctx := context.WithoutCancel(r.Context())
-	t := &serverTunnel{id: tunnel.ID(claim.ID), subject: id.Subject, instance: instance, ready: make(chan struct{})}
+	t := &serverTunnel{id: tunnel.ID(claim.ID), subject: id.Subject, instance: instance}
 	s, resumed, err := d.acceptor.Accept(ctx, conn, t, func(s *session.Session) bool {
 		return s.Value().(*serverTunnel).subject == id.Subject
 	})
@@ -161,9 +161,9 @@ type serverTunnel struct {
 	subject  string
 	instance string
 
-	once  sync.Once
-	ready chan struct{} // closed when binds is set
+	mu    sync.Mutex // guards the fields below
 	binds dialect.BindHandler
+	ready chan struct{} // closed when binds is set; nil if nobody waits for that
 
 	binding sync.Mutex // held during a call of binds
 }
@@ -225,40 +225,63 @@ func (t *serverTunnel) OpenStream(ctx context.Context, info tunnel.StreamInfo) (
 }
 
 func (t *serverTunnel) ServeBinds(h dialect.BindHandler) {
-	t.once.Do(func() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.binds == nil {
 		t.binds = h
-		close(t.ready)
-	})
+		if t.ready != nil {
+			close(t.ready)
+			t.ready = nil
+		}
+	}
+}
+
+// binder returns what ServeBinds was called with, and waits for it.
+func (t *serverTunnel) binder(ctx context.Context) (dialect.BindHandler, error) {
+	t.mu.Lock()
+	for t.binds == nil {
+		if t.ready == nil {
+			t.ready = make(chan struct{})
+		}
+		ready := t.ready
+		t.mu.Unlock()
+		select {
+		case <-ready:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		t.mu.Lock()
+	}
+	defer t.mu.Unlock()
+	return t.binds, nil
 }
 
 // handleCall answers an agent's call.
 func handleCall(ctx context.Context, s *session.Session, method uint16, body []byte) (uint16, []byte) {
 	t := s.Value().(*serverTunnel)
-	select {
-	case <-t.ready:
-	case <-ctx.Done():
+	binds, err := t.binder(ctx)
+	if err != nil {
 		return statusRefused, refusal(&dialect.BindError{Code: dialect.BindInternal, Reason: "the session ended"})
 	}
 	t.binding.Lock()
 	defer t.binding.Unlock()
 
 	var answer []byte
-	var err error
 	switch method {
 	case callBind:
 		var b dialect.Binding
 		if b, err = parseBinding(body); err == nil {
 			var bound dialect.Bound
-			bound, err = t.binds.Bind(ctx, b)
+			bound, err = binds.Bind(ctx, b)
 			answer = appendBound(nil, bound)
 		} else {
 			err = &dialect.BindError{Code: dialect.BindInvalid, Reason: err.Error()}
 		}
 	case callUnbind:
-		err = withField(body, bindKey, func(key string) error { return t.binds.Unbind(ctx, key) })
+		err = withField(body, bindKey, func(key string) error { return binds.Unbind(ctx, key) })
 	case callRefresh:
 		err = withField(body, refreshCredential, func(token string) error {
-			return t.binds.Refresh(ctx, auth.Claim{Token: token, ID: string(t.id)})
+			return binds.Refresh(ctx, auth.Claim{Token: token, ID: string(t.id)})
 		})
 	default:
 		return statusUnknown, nil
