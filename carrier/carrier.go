@@ -18,10 +18,10 @@
 package carrier
 
 import (
-	"crypto/sha1"
-	"encoding/base64"
 	"net/http"
 	"strings"
+
+	"adit/internal/wsframe"
 )
 
 // Header names and values of the upgrade (RFC 6455, section 4).
@@ -45,10 +45,7 @@ const (
 const HeaderError = "Adit-Error"
 
 // acceptFor returns the answer to a key (RFC 6455, section 4.2.2).
-func acceptFor(key string) string {
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	return base64.StdEncoding.EncodeToString(sum[:])
-}
+func acceptFor(key string) string { return wsframe.Accept(key) }
 
 // hasToken reports whether a header that is a list of tokens has this one, in
 // any case.

@@ -12,7 +12,7 @@ import (
 // what Read returns otherwise.
 func (st *Stream) waitReadLocked() error {
 	for {
-		if err := st.rdeadline.err(); err != nil {
+		if err := st.rdeadline.Err(); err != nil {
 			return err
 		}
 		if st.sink != nil && st.sink.err != nil {

@@ -5,9 +5,10 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"time"
+
+	"adit/internal/deadline"
 )
 
 // A Stream is one conn carried by a session. It is a net.Conn that outlives the
@@ -31,7 +32,7 @@ type Stream struct {
 	credit      uint64    // bytes that may still be sent
 	ready       *chunk    // waits in out.bulk for its turn
 	werr        error     // why nothing can be written any more
-	wdeadline   deadline
+	wdeadline   deadline.Deadline
 	left        uint64 // bytes that the other side may still send
 	window      int    // the most that left may be
 	grown       int    // of window, what counts against the budgets
@@ -49,7 +50,7 @@ type Stream struct {
 	eof       bool
 	rerr      error // seen by Read once segments is empty
 	rclosed   bool  // what comes is discarded
-	rdeadline deadline
+	rdeadline deadline.Deadline
 	sink      *sink         // of a WriteTo that waits
 	consumed  int           // bytes read since credit was returned
 	returnAt  int           // and how many it takes
@@ -239,7 +240,7 @@ func (st *Stream) failLocked(err error) {
 		st.s.out.bulk.drop(st)
 		st.s.freeChunkLocked(st.takeReadyLocked())
 	}
-	st.wdeadline.stop()
+	st.wdeadline.Stop()
 	st.wcond.Broadcast()
 }
 
@@ -254,7 +255,7 @@ func (st *Stream) failRead(err error, discard bool) {
 	if discard {
 		st.rclosed = true
 		held = st.discardLocked()
-		st.rdeadline.stop()
+		st.rdeadline.Stop()
 	}
 	st.rcond.Broadcast()
 	st.rmu.Unlock()
@@ -379,7 +380,7 @@ func (st *Stream) Close() error {
 		s.appendCodeLocked(frameStop, st.id, stopUnwanted, "")
 	}
 	st.denyWritesLocked(ErrStreamClosed)
-	st.wdeadline.stop()
+	st.wdeadline.Stop()
 	s.forgetLocked(st)
 	s.flushUnlock()
 	return nil
@@ -433,7 +434,7 @@ func (st *Stream) SetReadDeadline(t time.Time) error {
 	if st.rclosed {
 		return ErrStreamClosed
 	}
-	st.rdeadline.set(t, &st.rcond)
+	st.rdeadline.Set(t, &st.rcond)
 	return nil
 }
 
@@ -446,50 +447,6 @@ func (st *Stream) SetWriteDeadline(t time.Time) error {
 	if st.closed {
 		return ErrStreamClosed
 	}
-	st.wdeadline.set(t, &st.wcond)
-	return nil
-}
-
-// A deadline wakes a cond when it passes. It is guarded by the cond's lock.
-type deadline struct {
-	timer  *time.Timer
-	passed bool
-}
-
-func (d *deadline) stop() {
-	if d.timer != nil {
-		d.timer.Stop()
-		d.timer = nil
-	}
-}
-
-func (d *deadline) set(t time.Time, cond *sync.Cond) {
-	d.stop()
-	d.passed = false
-	if t.IsZero() {
-		return
-	}
-	in := time.Until(t)
-	if in <= 0 {
-		d.passed = true
-		cond.Broadcast()
-		return
-	}
-	var timer *time.Timer
-	timer = time.AfterFunc(in, func() {
-		cond.L.Lock()
-		defer cond.L.Unlock()
-		if d.timer == timer { // not set anew since
-			d.passed = true
-			cond.Broadcast()
-		}
-	})
-	d.timer = timer
-}
-
-func (d *deadline) err() error {
-	if d.passed {
-		return os.ErrDeadlineExceeded
-	}
+	st.wdeadline.Set(t, &st.wcond)
 	return nil
 }

@@ -26,7 +26,7 @@ func (st *Stream) waitWriteLocked(merge bool) (int, error) {
 	for {
 		err := st.werr
 		if err == nil {
-			err = st.wdeadline.err()
+			err = st.wdeadline.Err()
 		}
 		if err != nil {
 			s.out.spaceq.drop(st)
