@@ -81,6 +81,23 @@ type Options struct {
 	// OnState is told of each change, one at a time; it must not block.
 	OnState func(State)
 
+	// OnRoundTrip is told of the round trip time to the server when it has
+	// been measured anew, one at a time; it must not block. It is known soon
+	// after Connected.
+	OnRoundTrip func(time.Duration)
+
+	// OnStream is told when a stream has been opened to its upstream, and
+	// when one has ended or came to nothing. It may be called for several
+	// streams at the same time, and must not block.
+	OnStream func(Stream)
+
+	// OnRequest is told of each HTTP request: when it has arrived, when its
+	// response begins, unless it ends with that, and when it is done. It may
+	// be called for several at the same time, and must not block. Setting it
+	// has the agent look at the bytes of HTTP streams, which are passed on
+	// as they are; it gives up on those that do not look like HTTP/1.1.
+	OnRequest func(Request)
+
 	// Logger receives the agent's events. If nil, nothing is logged.
 	Logger *slog.Logger
 }
@@ -123,12 +140,12 @@ type agent struct {
 	opts   Options
 	log    *slog.Logger
 	dialer *native.Dialer
-	byName map[string]*Upstream // by service
+	byName map[string]Tunnel // by service
 
 	ports    []uint16 // public TCP port that each tunnel had last; of the goroutine in Run
 	handlers handlerServers
 	streams  sync.WaitGroup // relays, and sessions that drain
-	mu       sync.Mutex     // held while OnState runs
+	mu       sync.Mutex     // held while OnState or OnRoundTrip runs
 }
 
 // Run keeps the tunnels up until ctx ends, and then returns nil after open
@@ -218,7 +235,7 @@ func newAgent(opts Options) (*agent, error) {
 		opts:     opts,
 		log:      opts.Logger,
 		handlers: handlerServers{log: opts.Logger},
-		byName:   make(map[string]*Upstream),
+		byName:   make(map[string]Tunnel),
 		ports:    make([]uint16, len(opts.Tunnels)),
 	}
 	key := sha256.New()
@@ -231,7 +248,7 @@ func newAgent(opts Options) (*agent, error) {
 		if t.Upstream == nil {
 			return nil, fmt.Errorf("agent: tunnel %q has no upstream", t.ID)
 		}
-		a.byName[service(i)] = t.Upstream
+		a.byName[service(i)] = t
 		fmt.Fprintf(key, "%q%q%d%q", t.ID, t.Kind, t.Port, t.Upstream)
 	}
 	if opts.Instance == "" {
@@ -317,6 +334,11 @@ func (a *agent) connect(ctx context.Context) error {
 	bound = got
 	a.state(State{Phase: Connected, Bound: got})
 	mu.Unlock()
+	if a.opts.OnRoundTrip != nil {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		a.streams.Go(func() { a.followRoundTrip(ctx, s) })
+	}
 
 	select {
 	case err := <-ended:

@@ -26,17 +26,18 @@ func (a *agent) accept(s *native.Session) {
 
 // serve relays one stream to its upstream. ctx bounds the dial.
 func (a *agent) serve(ctx context.Context, in tunnel.Incoming) {
-	up := a.byName[in.Info().Service]
-	if up == nil {
+	t, ok := a.byName[in.Info().Service]
+	if !ok {
 		in.Refuse(tunnel.RefuseUnknownService, "this agent has no such service")
 		return
 	}
+	up, seen := t.Upstream, a.observe(in, t)
 	switch {
 	case up.ln != nil:
-		up.ln.deliver(in)
+		up.ln.deliver(seen.observed(in))
 		return
 	case up.handler != nil:
-		a.handlers.deliver(up, in)
+		a.handlers.deliver(up, seen.observed(in))
 		return
 	}
 	conn, err := up.dial(ctx)
@@ -44,6 +45,7 @@ func (a *agent) serve(ctx context.Context, in tunnel.Incoming) {
 		code, reason := dialFailure(err)
 		a.log.Warn("upstream not reached", "service", up.String(), "err", err)
 		in.Refuse(code, reason)
+		seen.refused(err)
 		return
 	}
 	if in.Accept() != nil {
@@ -51,7 +53,9 @@ func (a *agent) serve(ctx context.Context, in tunnel.Incoming) {
 		conn.Close()
 		return
 	}
-	res, err := relay.Relay(in, conn, relay.Options{Abort: abort})
+	seen.opened()
+	res, err := relay.Relay(in, conn, seen.relayOptions())
+	seen.ended(res.AtoB, res.BtoA, err)
 	a.log.Debug("stream ended", "service", up.String(), "sent", res.BtoA, "received", res.AtoB, "err", err)
 }
 

@@ -103,3 +103,17 @@ func (u *Upstream) dial(ctx context.Context) (net.Conn, error) {
 	}
 	return (&net.Dialer{}).DialContext(ctx, u.network, u.addr)
 }
+
+// Check reports whether u answers now: it connects, with TLS if that is asked
+// for, and hangs up. What is inside this program always answers. ctx bounds the
+// attempt, besides a limit of 10 s.
+func (u *Upstream) Check(ctx context.Context) error {
+	if u.network == "" {
+		return nil
+	}
+	c, err := u.dial(ctx)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
