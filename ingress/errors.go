@@ -26,6 +26,7 @@ var (
 	probMethod      = &problem{"method-not-allowed", http.StatusMethodNotAllowed, 0, "The method CONNECT is not offered here."}
 	probReadTimeout = &problem{"request-timeout", http.StatusRequestTimeout, 0, "The head of the request did not arrive in time."}
 	probTarget      = &problem{"target-too-long", http.StatusRequestURITooLong, 0, "The address is too long."}
+	probMisdirected = &problem{"misdirected", http.StatusMisdirectedRequest, 0, "This connection is not for that name."}
 	probExpect      = &problem{"expectation-failed", http.StatusExpectationFailed, 0, "The only expectation supported is 100-continue."}
 	probHeadSize    = &problem{"head-too-large", http.StatusRequestHeaderFieldsTooLarge, 0, "The header fields are too large or too many."}
 	probVersion     = &problem{"http-version", http.StatusHTTPVersionNotSupported, 0, "The HTTP version is not supported on this connection."}
@@ -58,6 +59,7 @@ var (
 	errHeadTimeout = errors.New("request head did not arrive in time")
 	errVisitorLeft = errors.New("visitor left")
 	errNotFound    = errors.New("no such path")
+	errMisdirected = errors.New("host is not one for this conn")
 	errDraining    = errors.New("server is shutting down")
 )
 
@@ -102,6 +104,8 @@ func explain(err error) *problem {
 		return probReadTimeout
 	case errors.Is(err, errNotFound):
 		return probNotFound
+	case errors.Is(err, errMisdirected):
+		return probMisdirected
 	case errors.Is(err, errDraining):
 		return probShuttingDown
 	case errors.Is(err, ErrNoRoute):

@@ -5,17 +5,16 @@ import (
 	"errors"
 	"io"
 	"log"
-	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"adit/internal/http1"
-	"adit/tunnel"
 )
 
 // A fallback relays requests with package net/http, where the relay of our own
@@ -27,15 +26,17 @@ type fallback struct {
 	relay httputil.ReverseProxy
 
 	mu         sync.Mutex // guards the fields below
-	transports map[streamKey]*http.Transport
+	transports map[transportKey]*http.Transport
 }
 
 // A routed is what is known of a request in the fallback.
 type routed struct {
 	Target
+	key    string // that was routed
 	prefix string
 	err    error
 	at     time.Duration
+	body   *countingBody
 }
 
 type routedKey struct{}
@@ -44,7 +45,7 @@ func routedOf(r *http.Request) *routed { return r.Context().Value(routedKey{}).(
 
 func (f *fallback) init(h *HTTP) {
 	f.h = h
-	f.transports = make(map[streamKey]*http.Transport)
+	f.transports = make(map[transportKey]*http.Transport)
 	f.relay = httputil.ReverseProxy{
 		Rewrite:        f.rewrite,
 		Transport:      f,
@@ -60,46 +61,71 @@ func (f *fallback) init(h *HTTP) {
 func (h *HTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.fallback.ServeHTTP(w, r) }
 
 func (f *fallback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	to := &routed{at: f.h.now()}
+	to := &routed{at: f.h.now(), body: &countingBody{ReadCloser: r.Body, r: r}}
 	r = r.WithContext(context.WithValue(r.Context(), routedKey{}, to))
+	to.body.r = r
 	rec := &recorder{ResponseWriter: w}
-	received := &countingBody{ReadCloser: r.Body}
 	if r.Body != nil && r.Body != http.NoBody {
-		r.Body = received
+		r.Body = to.body
 	}
-	defer f.report(rec, r, to, received)
+	defer f.report(rec, r, to)
 
-	host := []byte(r.Host)
-	if _, _, ok := http1.SplitHost(host); !ok && (len(host) > 0 || r.ProtoAtLeast(1, 1)) {
-		f.fail(rec, r, http1.ErrHost)
+	target := targetOf(r)
+	err := http1.Parsed{Method: r.Method, Target: target, Host: r.Host, Fields: r.Header}.Check(http1.Limits{})
+	if err == nil && r.Host == "" && r.ProtoAtLeast(1, 1) {
+		err = http1.ErrNoHost
+	}
+	if err == nil {
+		err = f.route(r, to)
+	}
+	if err == errNoSlash {
+		u := url.URL{Path: to.prefix + "/", RawQuery: r.URL.RawQuery}
+		http.Redirect(rec, r, u.String(), http.StatusPermanentRedirect)
 		return
-	}
-	if r.Method == http.MethodConnect {
-		f.fail(rec, r, http1.ErrConnect)
-		return
-	}
-	name := f.h.parseHost(host)
-	err := ErrNoRoute
-	if name.key != "" {
-		to.Target, err = f.h.opts.Router.Route(r.Context(), name.key)
-	}
-	if err != nil && name.paths && errors.Is(err, ErrNoRoute) {
-		target := r.URL.EscapedPath()
-		if id, ok := pathID([]byte(target)); ok {
-			to.prefix = "/" + string(id)
-			to.Target, err = f.h.opts.Router.Route(r.Context(), to.prefix)
-			if err == nil && target == to.prefix {
-				u := url.URL{Path: to.prefix + "/", RawQuery: r.URL.RawQuery}
-				http.Redirect(rec, r, u.String(), http.StatusPermanentRedirect)
-				return
-			}
-		}
 	}
 	if err != nil {
 		f.fail(rec, r, err)
 		return
 	}
 	f.relay.ServeHTTP(rec, r)
+}
+
+// targetOf returns the request's target in origin-form, as the visitor wrote it
+// if it can be told.
+func targetOf(r *http.Request) string {
+	if strings.HasPrefix(r.RequestURI, "/") || r.RequestURI == "*" {
+		return r.RequestURI
+	}
+	return r.URL.RequestURI() // the visitor wrote an absolute one
+}
+
+// route finds the request's tunnel, again if it had one.
+func (f *fallback) route(r *http.Request, to *routed) (err error) {
+	if to.key != "" {
+		to.Target, err = f.h.opts.Router.Route(r.Context(), to.key)
+		return err
+	}
+	name := f.h.parseHost([]byte(r.Host))
+	err = ErrNoRoute
+	if name.key != "" {
+		to.key = name.key
+		to.Target, err = f.h.opts.Router.Route(r.Context(), name.key)
+	}
+	if err != nil && name.paths && errors.Is(err, ErrNoRoute) {
+		target := r.URL.EscapedPath()
+		if id, ok := pathID([]byte(target)); ok {
+			to.prefix = "/" + string(id)
+			to.key = to.prefix
+			to.Target, err = f.h.opts.Router.Route(r.Context(), to.prefix)
+			if err == nil && target == to.prefix {
+				return errNoSlash
+			}
+		}
+	}
+	if err == nil && to.TLS {
+		err = errMisdirected
+	}
+	return err
 }
 
 // rewrite makes the request for the upstream. ReverseProxy has taken out what
@@ -110,6 +136,8 @@ func (f *fallback) rewrite(pr *httputil.ProxyRequest) {
 	out.URL.Scheme, out.URL.Host = "http", "upstream"
 	out.URL.Path = strings.TrimPrefix(out.URL.Path, to.prefix)
 	out.URL.RawPath = strings.TrimPrefix(out.URL.RawPath, to.prefix)
+	out.URL.RawQuery = pr.In.URL.RawQuery // with what ReverseProxy cannot parse
+	out.Trailer = pr.In.Trailer           // which fills when the body ends
 	if out.Host == "" {
 		if out.Host = f.h.opts.Domain; out.Host == "" {
 			out.Host = "localhost"
@@ -166,6 +194,9 @@ func (f *fallback) modify(resp *http.Response) error {
 			delete(resp.Header, name)
 		}
 	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		resp.Body = &trailedBody{resp.Body, resp}
+	}
 	if to.prefix == "" {
 		return nil
 	}
@@ -178,58 +209,6 @@ func (f *fallback) modify(resp *http.Response) error {
 	return nil
 }
 
-// RoundTrip sends a request through its tunnel.
-func (f *fallback) RoundTrip(r *http.Request) (*http.Response, error) {
-	to := routedOf(r)
-	if rt, ok := to.Tunnel.(http.RoundTripper); ok {
-		return rt.RoundTrip(r)
-	}
-	return f.transport(streamKey{to.Tunnel, to.Service}).RoundTrip(r)
-}
-
-func (f *fallback) transport(key streamKey) *http.Transport {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if t := f.transports[key]; t != nil {
-		return t
-	}
-	t := &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			ctx, cancel := context.WithTimeout(ctx, f.h.opts.OpenTimeout)
-			defer cancel()
-			return key.tunnel.OpenStream(ctx, tunnel.StreamInfo{Service: key.service, Protocol: "http"})
-		},
-		DisableCompression:     true, // bodies pass unchanged
-		MaxIdleConnsPerHost:    f.h.opts.MaxIdleStreams,
-		IdleConnTimeout:        idleLimit,
-		ResponseHeaderTimeout:  f.h.opts.ResponseTimeout,
-		MaxResponseHeaderBytes: int64(f.h.opts.MaxHeadBytes),
-	}
-	f.transports[key] = t
-	return t
-}
-
-// sweep forgets tunnels that ended.
-func (f *fallback) sweep() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for key, t := range f.transports {
-		if ended(key.tunnel.Done()) {
-			t.CloseIdleConnections()
-			delete(f.transports, key)
-		}
-	}
-}
-
-func (f *fallback) close() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for key, t := range f.transports {
-		t.CloseIdleConnections()
-		delete(f.transports, key)
-	}
-}
-
 // fail is ReverseProxy's ErrorHandler too.
 func (f *fallback) fail(w http.ResponseWriter, r *http.Request, err error) {
 	to := routedOf(r)
@@ -239,21 +218,17 @@ func (f *fallback) fail(w http.ResponseWriter, r *http.Request, err error) {
 		panic(http.ErrAbortHandler)
 	}
 	p := explain(err)
-	if p == probInternal && to.Tunnel != nil {
-		to.err = &upstreamError{"use", err}
-		p = explain(to.err)
-	}
 	writeProblem(w, r, p, r.Host)
 }
 
-func (f *fallback) report(w *recorder, r *http.Request, to *routed, received *countingBody) {
+func (f *fallback) report(w *recorder, r *http.Request, to *routed) {
 	if f.h.opts.OnRequest == nil {
 		return
 	}
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
 	done := Finished{
 		Remote: peer, Method: r.Method, Host: r.Host, Path: r.URL.EscapedPath(), Service: to.Service,
-		Status: w.status, Received: received.n, Sent: w.sent, Duration: f.h.now() - to.at,
+		Status: w.status, Received: to.body.n.Load(), Sent: w.sent, Duration: f.h.now() - to.at,
 	}
 	if to.Tunnel != nil {
 		done.ID = to.Tunnel.ID()
@@ -292,11 +267,38 @@ func (w *recorder) Write(p []byte) (int, error) {
 // A countingBody counts the bytes of a request's body.
 type countingBody struct {
 	io.ReadCloser
-	n int64
+	r *http.Request
+	n atomic.Int64
 }
 
 func (b *countingBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	b.n += int64(n)
+	b.n.Add(int64(n))
+	if err == io.EOF {
+		dropForbidden(b.r.Trailer)
+	}
+	return n, err
+}
+
+// dropForbidden takes out of a trailer section what must not be in one.
+func dropForbidden(trailer http.Header) {
+	for name := range trailer {
+		if !http1.AllowedInTrailer([]byte(name)) {
+			delete(trailer, name)
+		}
+	}
+}
+
+// A trailedBody is the body of a response with a trailer section.
+type trailedBody struct {
+	io.ReadCloser
+	resp *http.Response
+}
+
+func (b *trailedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		dropForbidden(b.resp.Trailer)
+	}
 	return n, err
 }

@@ -108,10 +108,12 @@ func (v *visitor) relay() end {
 			return v.fail(cause)
 		case err != nil:
 			return v.fail(err)
+		case to.TLS:
+			return v.fail(errMisdirected)
 		case refused != nil && t == refused:
 			return v.fail(cause)
 		}
-		if _, ok := t.(http.RoundTripper); ok {
+		if _, ok := t.(http.RoundTripper); ok || to.HTTP2 {
 			return v.handOff(http.HandlerFunc(v.h.fallback.ServeHTTP))
 		}
 		ex.tunnel = t

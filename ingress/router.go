@@ -10,6 +10,14 @@ import (
 type Target struct {
 	Tunnel  tunnel.Tunnel
 	Service string // of the tunnel's agent; empty is its default
+
+	// TLS says that the upstream ends the visitors' TLS itself. Such a target
+	// is for TLS alone: no other ingress may open a stream to it.
+	TLS bool
+
+	// HTTP2 says that the upstream speaks HTTP/2 from the first byte (RFC
+	// 9113, section 3.3).
+	HTTP2 bool
 }
 
 // A Router finds the target for what a visitor asked for. It is safe for

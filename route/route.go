@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"context"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -56,15 +57,47 @@ func (t *Table) Route(ctx context.Context, key string) (Entry, error) {
 	}
 }
 
+// TLS reports whether the upstreams of a name end TLS themselves. A name is
+// known as long as it has tunnels, and for Options.Hold afterwards. In the
+// warm-up TLS waits for a name that is not; ctx bounds the wait.
+func (t *Table) TLS(ctx context.Context, key string) (tls, known bool) {
+	if tls, known = t.kind(key); known {
+		return tls, true
+	}
+	if e, err := t.Route(ctx, key); err == nil {
+		return e.TLS, true
+	}
+	return t.kind(key)
+}
+
+// kind is TLS without the wait.
+func (t *Table) kind(key string) (tls, known bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	in, name, _ := t.placeLocked(key)
+	s := in[name]
+	if s == nil || len(s.entries) == 0 && !time.Now().Before(s.servedUntil) {
+		return false, false
+	}
+	return s.tls, true
+}
+
+// placeLocked returns where the slot of a name is, and the name's ID if it has
+// one.
+func (t *Table) placeLocked(key string) (in map[string]*slot, name, id string) {
+	if rest, ok := strings.CutPrefix(key, "/"); ok {
+		return t.byID, rest, rest
+	}
+	if rest, ok := strings.CutSuffix(key, t.suffix); ok && t.suffix != "" {
+		return t.byID, rest, rest
+	}
+	return t.byKey, key, ""
+}
+
 // lookupLocked returns the slot of a name. In the warm-up it makes one for a
 // name that was not seen, in which holdLocked has to put a waiter.
 func (t *Table) lookupLocked(key string) (*slot, error) {
-	in, name, id := t.byKey, key, ""
-	if rest, ok := strings.CutPrefix(key, "/"); ok {
-		in, name, id = t.byID, rest, rest
-	} else if rest, ok := strings.CutSuffix(key, t.suffix); ok && t.suffix != "" {
-		in, name, id = t.byID, rest, rest
-	}
+	in, name, id := t.placeLocked(key)
 	s := in[name]
 	switch {
 	case s != nil:
@@ -78,7 +111,7 @@ func (t *Table) lookupLocked(key string) (*slot, error) {
 			return nil, tunnel.ErrNoRoute
 		}
 		key = "/" + id
-	case !isPort(key):
+	case !isPort(key) && !(t.opts.WarmHostnames && isHostname(key)):
 		return nil, tunnel.ErrNoRoute
 	}
 	if t.held >= t.opts.MaxHeld {
@@ -94,6 +127,15 @@ func isPort(key string) bool {
 	digits, ok := strings.CutPrefix(key, ":")
 	n, err := strconv.ParseUint(digits, 10, 16)
 	return ok && err == nil && n > 0 && strconv.FormatUint(n, 10) == digits
+}
+
+// isHostname reports whether key can be a hostname of an entry: a name with a
+// dot, and no address.
+func isHostname(key string) bool {
+	if _, err := netip.ParseAddr(key); err == nil || len(key) > 253 {
+		return false
+	}
+	return strings.Contains(key, ".") && !strings.ContainsAny(key, "/:") && !strings.HasSuffix(key, ".")
 }
 
 // holdLocked lets a visitor wait at s, if there is a prospect and room.

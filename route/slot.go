@@ -20,6 +20,7 @@ type slot struct {
 
 	entries     []*entry // that serve visitors
 	next        int      // of entries, in turn
+	tls         bool     // what the entries are, or were last
 	servedUntil time.Time
 
 	waiters list.List // of *waiter, first come first served
@@ -48,6 +49,20 @@ func (s *slot) openToLocked(b Entry, now time.Time) bool {
 		return s.owner == b.Owner
 	}
 	return true
+}
+
+// otherKindLocked reports whether the slot, which may be nil, serves visitors of
+// another kind than b. An agent that comes back replaces what it had.
+func (s *slot) otherKindLocked(b Entry) bool {
+	if s == nil || s.tls == b.TLS {
+		return false
+	}
+	for _, e := range s.entries {
+		if b.Instance == "" || e.Instance != b.Instance || e.Tunnel == b.Tunnel {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *slot) takeLocked(e *entry) {

@@ -48,6 +48,10 @@ type Options struct {
 	// accepts and for ports. 0 means not at all.
 	Warmup time.Duration
 
+	// WarmHostnames lets the warm-up count for hostnames of entries too. It is
+	// not for servers that are reached by hostnames of which they don't know.
+	WarmHostnames bool
+
 	// MaxHeld is how many visitors may wait in all, MaxHeldPerName how many
 	// at one name; 0 means 1024 and 256.
 	MaxHeld, MaxHeldPerName int
@@ -74,6 +78,12 @@ type Entry struct {
 
 	Hostnames []string // in lower case, without port or trailing dot; not below Options.Domain
 	Port      uint16   // public TCP port, or 0
+
+	// TLS says that visitors speak TLS with the upstream itself. A name stands
+	// either for such upstreams or for others.
+	TLS bool
+
+	HTTP2 bool // the upstream speaks HTTP/2 from the first byte
 }
 
 // A TakenError says that a name belongs to somebody else.
@@ -82,6 +92,20 @@ type TakenError struct {
 }
 
 func (e *TakenError) Error() string { return fmt.Sprintf("%q is taken", e.Key) }
+
+// A KindError says that a name stands for tunnels of another kind: their
+// upstreams end TLS, or they don't.
+type KindError struct {
+	Key string // as Route takes it
+	TLS bool   // what the name stands for
+}
+
+func (e *KindError) Error() string {
+	if e.TLS {
+		return fmt.Sprintf("%q stands for tunnels whose upstreams end TLS", e.Key)
+	}
+	return fmt.Sprintf("%q stands for tunnels whose upstreams do not end TLS", e.Key)
+}
 
 // A Table maps names to tunnels. Its methods are safe for concurrent use.
 type Table struct {
@@ -161,8 +185,8 @@ func (t *Table) Close() error {
 }
 
 // Add makes b reachable until remove is called or its tunnel ends. The error
-// is a *TakenError if somebody else has one of the names, it wraps
-// tunnel.ErrClosed if the tunnel or the table has ended, and otherwise it says
+// is a *TakenError if somebody else has one of the names, a *KindError if one
+// stands for another kind of tunnel, it wraps tunnel.ErrClosed if the tunnel or the table has ended, and otherwise it says
 // which field of b is wrong; nothing has changed then.
 //
 // The table registers with the tunnel's OnAvailability, if it has one.
@@ -218,6 +242,8 @@ func (t *Table) check(b Entry) error {
 		return errors.New("tunnel is nil")
 	case b.Port != 0 && len(b.Hostnames) > 0:
 		return fmt.Errorf("port %d and hostnames: an entry has one or the other", b.Port)
+	case b.Port != 0 && b.TLS:
+		return fmt.Errorf("port %d and TLS: an entry has one or the other", b.Port)
 	}
 	for _, h := range b.Hostnames {
 		switch {
@@ -255,6 +281,14 @@ func (t *Table) addLocked(b Entry, available bool) (replaced []tunnel.Tunnel, e 
 			return nil, nil, &TakenError{k}
 		}
 	}
+	if s := t.byID[string(b.ID)]; b.Port == 0 && s.otherKindLocked(b) {
+		return nil, nil, &KindError{"/" + string(b.ID), s.tls}
+	}
+	for _, k := range keys {
+		if s := t.byKey[k]; s.otherKindLocked(b) {
+			return nil, nil, &KindError{k, s.tls}
+		}
+	}
 
 	e = &entry{Entry: b, watch: t.watchLocked(b.Tunnel, available)}
 	e.id = t.slotLocked(t.byID, string(b.ID), "/"+string(b.ID))
@@ -269,6 +303,7 @@ func (t *Table) addLocked(b Entry, available bool) (replaced []tunnel.Tunnel, e 
 	}
 	for _, s := range e.serves {
 		s.entries = append(s.entries, e)
+		s.tls = e.TLS
 	}
 	e.watch.entries = append(e.watch.entries, e)
 	return t.replaceLocked(e), e, nil

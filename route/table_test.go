@@ -183,6 +183,7 @@ func TestAddRefuses(t *testing.T) {
 		"the domain":        {ID: "x", Tunnel: tun, Hostnames: []string{"example.com"}},
 		"below the domain":  {ID: "x", Tunnel: tun, Hostnames: []string{"y.example.com"}},
 		"port and hostname": {ID: "x", Tunnel: tun, Hostnames: []string{"a.org"}, Port: 1},
+		"port and TLS":      {ID: "x", Tunnel: tun, TLS: true, Port: 1},
 		"ended tunnel":      {ID: "x", Tunnel: ended},
 	} {
 		if _, err := table.Add(e); err == nil {
