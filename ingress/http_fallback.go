@@ -194,6 +194,9 @@ func (f *fallback) modify(resp *http.Response) error {
 			delete(resp.Header, name)
 		}
 	}
+	if len(resp.Trailer) > 0 {
+		resp.Header.Del("Content-Length") // in HTTP/1.1 only a chunked body has a trailer
+	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		resp.Body = &trailedBody{resp.Body, resp}
 	}

@@ -184,6 +184,8 @@ func (b *binder) check(bd dialect.Binding, id *auth.Identity) error {
 		return invalid("port %d: only tcp has ports", bd.Port)
 	case bd.Kind == dialect.TCP && len(bd.Hostnames) > 0:
 		return invalid("hostname %.80q: tcp has a port and no hostnames", bd.Hostnames[0])
+	case bd.HTTP2 && bd.Kind != dialect.HTTP:
+		return invalid("HTTP/2 upstream for %s: only http has one", bd.Kind)
 	case len(bd.Service) > 255:
 		return invalid("service has %d bytes: at most 255", len(bd.Service))
 	}
@@ -204,7 +206,7 @@ func (b *binder) check(bd dialect.Binding, id *auth.Identity) error {
 // bind makes the tunnel reachable. release takes that back.
 func (b *binder) bind(bd dialect.Binding, id *auth.Identity) (bound dialect.Bound, release func(), err error) {
 	s := b.server
-	e := route.Entry{ID: bd.ID, Service: bd.Service, Tunnel: b.tunnel, Owner: id.Subject, Hostnames: bd.Hostnames}
+	e := route.Entry{ID: bd.ID, Service: bd.Service, Tunnel: b.tunnel, Owner: id.Subject, Hostnames: bd.Hostnames, HTTP2: bd.HTTP2}
 	if i, ok := b.tunnel.(tunnel.Instancer); ok {
 		e.Instance = i.Instance()
 	}
@@ -228,12 +230,25 @@ func (b *binder) bind(bd dialect.Binding, id *auth.Identity) (bound dialect.Boun
 	if err != nil {
 		closePort()
 		var taken *route.TakenError
+		var kind *route.KindError
+		if errors.As(err, &kind) {
+			return dialect.Bound{}, nil, &dialect.BindError{Code: dialect.BindTaken, Reason: kindReason(kind)}
+		}
 		if errors.As(err, &taken) {
 			return dialect.Bound{}, nil, &dialect.BindError{Code: dialect.BindTaken, Reason: fmt.Sprintf("%q belongs to another credential", strings.TrimPrefix(taken.Key, "/"))}
 		}
 		return dialect.Bound{}, nil, &dialect.BindError{Code: dialect.BindInternal, Reason: "the name cannot be added now"}
 	}
 	return bound, func() { remove(); closePort() }, nil
+}
+
+// kindReason says why a name cannot be bound as another kind.
+func kindReason(e *route.KindError) string {
+	is, other := dialect.HTTP, dialect.TLS
+	if e.TLS {
+		is, other = other, is
+	}
+	return fmt.Sprintf("%q is bound as %s: it cannot be %s too", strings.TrimPrefix(e.Key, "/"), is, other)
 }
 
 // listen opens the public port of a binding.
