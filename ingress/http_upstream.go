@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 
@@ -128,12 +129,16 @@ func (f *fallback) send(to Target, r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
+var notHTTP = []string{
+	"malformed HTTP", "http2: frame too large", "PROTOCOL_ERROR", "FRAME_SIZE_ERROR",
+	"http2: client conn could not be established", // it ended before a first frame
+}
+
 // isNotHTTP reports whether what came from an upstream is no HTTP of the
 // version that was spoken to it. Package net/http has no types for it.
 func isNotHTTP(err error) bool {
 	text := err.Error()
-	return strings.Contains(text, "malformed HTTP") || strings.Contains(text, "http2: frame too large") ||
-		strings.Contains(text, "PROTOCOL_ERROR") || strings.Contains(text, "FRAME_SIZE_ERROR")
+	return slices.ContainsFunc(notHTTP, func(s string) bool { return strings.Contains(text, s) })
 }
 
 // transport returns what pools the streams of a tunnel's service.
