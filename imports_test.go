@@ -46,6 +46,7 @@ var allowed = []struct {
 		"route", "policy", "ingress", "forward", "cluster", "admin",
 	}},
 	{"adit", []string{"tunnel", "internal/...", "auth", "dialect", "dialect/...", "forward", "agent"}},
+	{"packaging/...", nil},
 	{"cmd/adit", []string{anything, "config"}},
 	{"e2e", []string{anything}},
 }

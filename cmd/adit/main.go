@@ -81,12 +81,12 @@ func (p *program) rootCommand() *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
 		p.serverCommand(), p.httpCommand(), p.tcpCommand(), p.agentCommand(),
-		p.tokenCommand(), p.demoCommand(), p.versionCommand(),
+		p.tokenCommand(), p.demoCommand(), p.serviceCommand(), p.versionCommand(),
 	)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%v (see %s --help)", err, c.CommandPath())
 	})
-	for _, c := range append(root.Commands(), root) {
+	for _, c := range withSubcommands(root) {
 		if args := c.Args; args != nil {
 			c.Args = func(c *cobra.Command, given []string) error {
 				if err := args(c, given); err != nil {
@@ -98,6 +98,15 @@ func (p *program) rootCommand() *cobra.Command {
 	}
 	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error { return p.applyEnvironment(root, c) }
 	return root
+}
+
+// withSubcommands returns c and all commands below it.
+func withSubcommands(c *cobra.Command) []*cobra.Command {
+	all := []*cobra.Command{c}
+	for _, sub := range c.Commands() {
+		all = append(all, withSubcommands(sub)...)
+	}
+	return all
 }
 
 // A usageError is a mistake in how the command was called.
