@@ -231,6 +231,7 @@ func (f *agentFlags) runAll(ctx context.Context, tunnels []agent.Tunnel, apart b
 		}
 	}
 	defer f.p.patience(ctx)()
+	defer f.p.supervise(ctx, "serving the tunnels of "+f.server)()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	budget := session.NewBudget(sendMemory)

@@ -105,6 +105,7 @@ func (f *serverFlags) run(ctx context.Context) error {
 	}
 	log.Info("server started", "listen", s.Addr().String(), "url", s.URL())
 	f.p.greet(s, secret, path, created)
+	defer f.p.supervise(ctx, "serving "+s.URL())()
 	return s.Run(ctx)
 }
 
