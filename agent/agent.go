@@ -24,24 +24,10 @@ import (
 	"adit/dialect"
 	"adit/dialect/native"
 	"adit/internal/backoff"
-	"adit/tunnel"
 )
 
 // ErrSuperseded says that another process of the same agent has taken over.
 var ErrSuperseded = errors.New("agent: another process serves the same tunnels from here")
-
-// A Tunnel is one upstream and the public address that it gets.
-type Tunnel struct {
-	ID       tunnel.ID
-	Kind     dialect.Kind
-	Port     uint16 // public TCP port; 0 lets the server choose
-	Upstream *Upstream
-
-	// As in dialect.Binding.
-	Hostnames []string
-	HTTP2     bool
-	Policy    []byte
-}
 
 // Options configures Run. Server, Token and Tunnels are required.
 type Options struct {
@@ -115,10 +101,12 @@ const (
 
 // A State is a phase with what goes with it.
 type State struct {
-	Phase Phase
-	Bound []dialect.Bound // Connected: of Options.Tunnels, in their order
-	Err   error           // Reconnecting, Refused: why
-	Wait  time.Duration   // until the next attempt; 0 if it is being made
+	Phase   Phase
+	Tunnels []Tunnel        // Connected: those of Options or of the last Update
+	Bound   []dialect.Bound // Connected: of Tunnels, in their order; zero for one that is not bound
+	Errs    []error         // Connected: why it is not, in the same order; nil for one that is
+	Err     error           // Reconnecting, Refused: why
+	Wait    time.Duration   // until the next attempt; 0 if it is being made
 }
 
 const (
@@ -135,44 +123,129 @@ const (
 
 var errDrained = errors.New("the server takes no new streams")
 
-// An agent is a running Run.
-type agent struct {
-	opts   Options
-	log    *slog.Logger
-	dialer *native.Dialer
-	byName map[string]Tunnel // by service
+// An Agent keeps tunnels up. Its methods are safe for concurrent use.
+type Agent struct {
+	opts    Options
+	log     *slog.Logger
+	dialer  *native.Dialer
+	tunnels *tunnelSet
 
-	ports    []uint16 // public TCP port that each tunnel had last; of the goroutine in Run
-	handlers handlerServers
-	streams  sync.WaitGroup // relays, and sessions that drain
-	mu       sync.Mutex     // held while OnState or OnRoundTrip runs
+	leaving func() // closes left
+	left    chan struct{}
+
+	settled  bool // everything was bound once; of the goroutine in Run
+	handlers *handlerServers
+	streams  sync.WaitGroup // relays, sessions and handlers that drain
+	telling  sync.Mutex     // held while OnState or OnRoundTrip runs
 }
 
-// Run keeps the tunnels up until ctx ends, and then returns nil after open
-// streams had Options.Grace to finish. It returns an error if the options are
-// wrong, a tunnel is refused for a reason that will not pass, or
-// ErrSuperseded.
+// New returns an agent, which Run starts. It returns an error if the options
+// are wrong.
+func New(opts Options) (*Agent, error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if err := checkTunnels(opts.Tunnels); err != nil {
+		return nil, err
+	}
+	if opts.Grace <= 0 {
+		opts.Grace = closeTimeout
+	}
+	if opts.Instance == "" {
+		opts.Instance = defaultInstance(opts.Tunnels)
+	}
+	left := make(chan struct{})
+	a := &Agent{
+		opts:     opts,
+		log:      opts.Logger,
+		handlers: newHandlerServers(opts.Logger),
+		tunnels:  newTunnelSet(opts.Tunnels),
+		left:     left,
+		leaving:  sync.OnceFunc(func() { close(left) }),
+		dialer: &native.Dialer{
+			Server:      opts.Server,
+			Token:       opts.Token,
+			Instance:    opts.Instance,
+			TLS:         opts.TLS,
+			DialContext: opts.DialContext,
+		},
+	}
+	if err := a.dialer.Check(); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// defaultInstance tells agents on this machine apart by their tunnels.
+func defaultInstance(tunnels []Tunnel) string {
+	key := sha256.New()
+	host, _ := os.Hostname()
+	fmt.Fprintf(key, "%q", host)
+	for _, t := range tunnels {
+		fmt.Fprintf(key, "%q%q%d%q", t.ID, t.Kind, t.Port, t.Upstream)
+	}
+	return hex.EncodeToString(key.Sum(nil)[:12])
+}
+
+// Run keeps the tunnels of opts up; see Agent.Run.
 func Run(ctx context.Context, opts Options) error {
-	a, err := newAgent(opts)
+	a, err := New(opts)
 	if err != nil {
 		return err
 	}
+	return a.Run(ctx)
+}
+
+// Update replaces the agent's tunnels by others, at least one. One that is the
+// same as before, with the same Upstream and the same fields, is not touched.
+// The others are bound before those that are no longer there are unbound;
+// streams of the latter go on until they end. With an error nothing has
+// changed.
+//
+// It does not wait: State says what became of it. A tunnel that the server
+// refuses is tried again from time to time, and does not disturb the others.
+func (a *Agent) Update(tunnels []Tunnel) error {
+	if err := checkTunnels(tunnels); err != nil {
+		return err
+	}
+	a.tunnels.update(tunnels)
+	return nil
+}
+
+// Drain takes back all tunnels for good, and lets Run return nil when the open
+// streams have ended, after 10 minutes at most. It does not wait.
+func (a *Agent) Drain() { a.leaving() }
+
+// Run keeps the tunnels up until ctx ends, and then returns nil after open
+// streams had Options.Grace to finish. It returns an error if at its start a
+// tunnel is refused for a reason that will not pass, or ErrSuperseded. It can
+// be called once.
+func (a *Agent) Run(ctx context.Context) error {
 	defer a.end()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // before the wait in end
+	ctx, cut := context.WithCancel(ctx)
+	defer cut()                               // before the wait in end
+	trying, cancel := context.WithCancel(ctx) // ends with Drain too
+	defer cancel()
+	a.streams.Go(func() {
+		select {
+		case <-a.left:
+			cancel()
+		case <-trying.Done():
+		}
+	})
 	b := backoff.Backoff{Min: reconnectMin, Max: reconnectMax}
 	a.state(State{Phase: Connecting})
 	for {
 		begin := time.Now()
-		err := a.connect(ctx)
+		err := a.connect(ctx, trying)
 		lasted := time.Since(begin)
 		if lasted >= steady {
 			b.Reset()
 		}
 		switch {
-		case ctx.Err() != nil:
+		case trying.Err() != nil:
 			return nil
-		case final(err):
+		case a.final(err):
 			return err
 		case errors.Is(err, errDrained) && lasted >= steady:
 			continue // another server may be there already
@@ -184,14 +257,14 @@ func Run(ctx context.Context, opts Options) error {
 		}
 		a.log.Warn("not connected", "err", err, "dur", wait)
 		a.state(State{Phase: phase, Err: err, Wait: wait})
-		if !sleep(ctx, wait) {
+		if !sleep(trying, wait) {
 			return nil
 		}
 	}
 }
 
 // end waits until nothing of the agent is left.
-func (a *agent) end() {
+func (a *Agent) end() {
 	a.streams.Wait() // ends with the sessions, and so with all streams
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
@@ -210,105 +283,40 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // final reports whether trying again is of no use: it would need other options.
-func final(err error) bool {
-	var be *dialect.BindError
-	if errors.As(err, &be) {
-		switch be.Code {
-		case dialect.BindInvalid, dialect.BindForbidden:
-			return true
-		}
+// Once everything was bound it is the server's mind or the credential that has
+// changed, and may change again.
+func (a *Agent) final(err error) bool {
+	if be, ok := errors.AsType[*dialect.BindError](err); ok && !a.settled {
+		return be.Code == dialect.BindInvalid || be.Code == dialect.BindForbidden
 	}
 	return errors.Is(err, ErrSuperseded)
 }
 
-func newAgent(opts Options) (*agent, error) {
-	if opts.Logger == nil {
-		opts.Logger = slog.New(slog.DiscardHandler)
-	}
-	if len(opts.Tunnels) == 0 {
-		return nil, errors.New("agent: no tunnels")
-	}
-	if opts.Grace <= 0 {
-		opts.Grace = closeTimeout
-	}
-	a := &agent{
-		opts:     opts,
-		log:      opts.Logger,
-		handlers: handlerServers{log: opts.Logger},
-		byName:   make(map[string]Tunnel),
-		ports:    make([]uint16, len(opts.Tunnels)),
-	}
-	key := sha256.New()
-	host, _ := os.Hostname()
-	fmt.Fprintf(key, "%q", host)
-	for i, t := range opts.Tunnels {
-		if _, err := tunnel.ParseID(string(t.ID)); err != nil {
-			return nil, fmt.Errorf("agent: tunnel %d: %w", i+1, err)
-		}
-		if t.Upstream == nil {
-			return nil, fmt.Errorf("agent: tunnel %q has no upstream", t.ID)
-		}
-		a.byName[service(i)] = t
-		fmt.Fprintf(key, "%q%q%d%q", t.ID, t.Kind, t.Port, t.Upstream)
-	}
-	if opts.Instance == "" {
-		opts.Instance = hex.EncodeToString(key.Sum(nil)[:12])
-	}
-	a.dialer = &native.Dialer{
-		Server:      opts.Server,
-		Token:       opts.Token,
-		ID:          opts.Tunnels[0].ID,
-		Instance:    opts.Instance,
-		TLS:         opts.TLS,
-		DialContext: opts.DialContext,
-	}
-	return a, a.dialer.Check()
-}
-
-// service is the name by which the server asks for the upstream of a tunnel.
-func service(i int) string {
-	if i == 0 {
-		return "" // the default: saves bytes in each OPEN
-	}
-	return fmt.Sprint(i)
-}
-
-func (a *agent) state(s State) {
+func (a *Agent) state(s State) {
 	if a.opts.OnState == nil {
 		return
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.telling.Lock()
+	defer a.telling.Unlock()
 	a.opts.OnState(s)
 }
 
 // connect runs one session until it ends, and returns why. errDrained means that
 // the agent is to connect elsewhere; the session lives on until its streams have
-// ended.
-func (a *agent) connect(ctx context.Context) error {
-	var mu sync.Mutex // guards the next two
-	var bound []dialect.Bound
-	retired := false // another session speaks for the agent
+// ended. trying ends with ctx or before.
+func (a *Agent) connect(ctx, trying context.Context) error {
+	st := newSitting(a)
+	present, _ := a.tunnels.snapshot()
+	d := *a.dialer
+	d.ID = present[0].ID
 	so := a.opts.Session
 	so.Logger = a.log
-	so.OnCarrier = func(lost error, wait time.Duration) {
-		if lost == nil {
-			a.log.Info("session resumed")
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		switch {
-		case retired:
-		case lost != nil:
-			a.state(State{Phase: Reconnecting, Err: lost, Wait: wait})
-		case bound != nil:
-			a.state(State{Phase: Connected, Bound: bound})
-		}
-	}
-	s, err := native.Dial(ctx, a.dialer, so)
+	so.OnCarrier = st.onCarrier
+	s, err := native.Dial(trying, &d, so)
 	if err != nil {
 		return err
 	}
+	st.session = s
 	drain := make(chan struct{}, 1)
 	s.OnChange(func() {
 		if s.Draining() {
@@ -324,41 +332,52 @@ func (a *agent) connect(ctx context.Context) error {
 	a.streams.Go(func() { ended <- s.Serve(serving) })
 	a.streams.Go(func() { a.accept(s) })
 
-	got, err := a.bind(ctx, s)
-	if err != nil {
+	st.settle(trying)
+	if err := st.failure(); err != nil {
 		stop()
 		s.Close()
 		return reason(err)
 	}
-	mu.Lock()
-	bound = got
-	a.state(State{Phase: Connected, Bound: got})
-	mu.Unlock()
+	a.settled = true
+	st.tell()
 	if a.opts.OnRoundTrip != nil {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		a.streams.Go(func() { a.followRoundTrip(ctx, s) })
 	}
-
-	select {
-	case err := <-ended:
-		stop()
-		s.Close()
-		return reason(err)
-	case <-drain:
-		a.log.Info("server drains")
-		mu.Lock()
-		retired = true
-		mu.Unlock()
-		a.streams.Go(func() {
+	for {
+		again := st.again()
+		select {
+		case err := <-ended:
+			again.Stop()
+			stop()
+			s.Close()
+			return reason(err)
+		case <-drain:
+			again.Stop()
+			a.log.Info("server drains")
+			st.retire()
+			a.streams.Go(func() {
+				defer stop()
+				st.finish(ctx, func() {})
+			})
+			return errDrained
+		case <-trying.Done():
+			again.Stop()
 			defer stop()
-			a.finish(ctx, s, func() {})
-		})
-		return errDrained
-	case <-ctx.Done():
-		defer stop()
-		a.finish(ctx, s, func() { a.state(State{Phase: Stopping}) })
-		return context.Cause(ctx)
+			if ctx.Err() == nil {
+				st.leave(ctx)
+				a.state(State{Phase: Stopping})
+			}
+			st.finish(ctx, func() { a.state(State{Phase: Stopping}) })
+			return context.Cause(trying)
+		case <-a.tunnels.changed:
+		case <-again.C:
+		}
+		again.Stop()
+		if st.settle(trying) {
+			st.tell()
+		}
 	}
 }
 
@@ -370,65 +389,11 @@ func reason(err error) error {
 	return err
 }
 
-// bind asks for the public addresses of all tunnels.
-func (a *agent) bind(ctx context.Context, s *native.Session) ([]dialect.Bound, error) {
-	ctx, cancel := context.WithTimeout(ctx, bindTimeout)
-	defer cancel()
-	bound := make([]dialect.Bound, len(a.opts.Tunnels))
-	for i, t := range a.opts.Tunnels {
-		b := dialect.Binding{
-			Key:     fmt.Sprint(i),
-			Kind:    t.Kind,
-			ID:      t.ID,
-			Service: service(i),
-			Port:    t.Port,
-
-			Hostnames: t.Hostnames,
-			HTTP2:     t.HTTP2,
-			Policy:    t.Policy,
-		}
-		if b.Port == 0 {
-			b.Port = a.ports[i]
-		}
-		got, err := s.Bind(ctx, b)
-		var be *dialect.BindError
-		if errors.As(err, &be) && b.Port != t.Port {
-			b.Port = t.Port // the one of last time is not to be had
-			got, err = s.Bind(ctx, b)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("bind %q: %w", t.ID, err)
-		}
-		a.ports[i] = got.Port
-		bound[i] = got
-	}
-	return bound, nil
-}
-
-// finish closes s when its streams have ended. When ctx ends it asks for no more
-// of them, calls told, and gives them the time of Options.Grace.
-func (a *agent) finish(ctx context.Context, s *native.Session, told func()) {
-	limit := time.NewTimer(drainTimeout)
-	defer limit.Stop()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	ending := ctx.Done()
-	var cut <-chan struct{}
-	for wait := true; wait && s.Streams() > 0; {
-		select {
-		case <-tick.C:
-		case <-ending:
-			ending, cut = nil, a.opts.Cut
-			s.Drain("the agent is shutting down")
-			limit.Reset(a.opts.Grace)
-			told()
-		case <-cut:
-			wait = false
-		case <-limit.C:
-			wait = false
-		case <-s.Done():
-			wait = false
+// retire forgets tunnels that are bound no more.
+func (a *Agent) retire(gone []*member) {
+	for _, up := range a.tunnels.retire(gone) {
+		if up.handler != nil {
+			a.handlers.retire(up)
 		}
 	}
-	s.Close()
 }

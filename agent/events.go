@@ -67,16 +67,16 @@ const roundTripEvery = time.Second
 
 // followRoundTrip tells of s's round trip time when it changes, until ctx or s
 // ends.
-func (a *agent) followRoundTrip(ctx context.Context, s *native.Session) {
+func (a *Agent) followRoundTrip(ctx context.Context, s *native.Session) {
 	tick := time.NewTicker(roundTripEvery)
 	defer tick.Stop()
 	var last time.Duration
 	for {
 		if rtt := s.RoundTrip(); rtt != last && ctx.Err() == nil {
 			last = rtt
-			a.mu.Lock()
+			a.telling.Lock()
 			a.opts.OnRoundTrip(rtt)
-			a.mu.Unlock()
+			a.telling.Unlock()
 		}
 		select {
 		case <-tick.C:
@@ -99,7 +99,7 @@ type observation struct {
 var lastStream atomic.Uint64
 
 // observe returns the observation of a stream to t.
-func (a *agent) observe(in tunnel.Incoming, t Tunnel) *observation {
+func (a *Agent) observe(in tunnel.Incoming, t Tunnel) *observation {
 	if a.opts.OnStream == nil && a.opts.OnRequest == nil {
 		return nil
 	}

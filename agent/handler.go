@@ -72,9 +72,22 @@ func (s *handlerServer) shutdown(ctx context.Context) {
 type handlerServers struct {
 	log *slog.Logger
 
+	closing  chan struct{}  // closed by shutdown
+	retiring sync.WaitGroup // those of retire
+
 	mu      sync.Mutex // guards the fields below
 	servers map[*Upstream]*handlerServer
+	cuts    map[*handlerServer]context.CancelFunc // end the shutdown of those that retire
 	over    bool
+}
+
+func newHandlerServers(log *slog.Logger) *handlerServers {
+	return &handlerServers{
+		log:     log,
+		closing: make(chan struct{}),
+		servers: make(map[*Upstream]*handlerServer),
+		cuts:    make(map[*handlerServer]context.CancelFunc),
+	}
 }
 
 // deliver gives a stream to the server of u.
@@ -82,9 +95,6 @@ func (h *handlerServers) deliver(u *Upstream, in tunnel.Incoming) {
 	h.mu.Lock()
 	s := h.servers[u]
 	if s == nil && !h.over {
-		if h.servers == nil {
-			h.servers = make(map[*Upstream]*handlerServer)
-		}
 		s = newHandlerServer(u, h.log)
 		h.servers[u] = s
 	}
@@ -96,17 +106,61 @@ func (h *handlerServers) deliver(u *Upstream, in tunnel.Incoming) {
 	s.ln.deliver(in)
 }
 
+// retire lets u's server take streams for a little while yet, and then ends it
+// with the last of them. It does not wait.
+func (h *handlerServers) retire(u *Upstream) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.servers[u] == nil {
+		return
+	}
+	h.retiring.Go(func() {
+		late := time.NewTimer(linger)
+		defer late.Stop()
+		select {
+		case <-late.C:
+		case <-h.closing:
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		defer cancel()
+		h.mu.Lock()
+		s := h.servers[u]
+		delete(h.servers, u)
+		if s != nil {
+			h.cuts[s] = cancel
+		}
+		h.mu.Unlock()
+		if s == nil {
+			return
+		}
+		s.shutdown(ctx)
+		h.mu.Lock()
+		delete(h.cuts, s)
+		h.mu.Unlock()
+	})
+}
+
 // shutdown is that of all servers, for good.
 func (h *handlerServers) shutdown(ctx context.Context) {
 	h.mu.Lock()
 	servers := h.servers
 	h.servers, h.over = nil, true
 	h.mu.Unlock()
+	close(h.closing)
+	stop := context.AfterFunc(ctx, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for _, cut := range h.cuts {
+			cut()
+		}
+	})
+	defer stop()
 	var wg sync.WaitGroup
 	for _, s := range servers {
 		wg.Go(func() { s.shutdown(ctx) })
 	}
 	wg.Wait()
+	h.retiring.Wait()
 }
 
 // connKey is the context key of the *Conn that a request came on.

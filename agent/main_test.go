@@ -146,6 +146,7 @@ func (f *fixture) options(tunnels ...agent.Tunnel) agent.Options {
 // A running is an agent that runs.
 type running struct {
 	t      *testing.T
+	agent  *agent.Agent // nil if the options are wrong
 	states chan agent.State
 	cancel context.CancelFunc
 	done   chan error
@@ -157,10 +158,15 @@ func run(t *testing.T, opts agent.Options) *running {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{t: t, states: make(chan agent.State, 10_000), cancel: cancel, done: make(chan error, 1)}
 	opts.OnState = func(s agent.State) { r.states <- s }
+	var err error
+	r.agent, err = agent.New(opts)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		r.done <- agent.Run(ctx, opts)
+		if err == nil {
+			err = r.agent.Run(ctx)
+		}
+		r.done <- err
 	}()
 	t.Cleanup(func() { cancel(); <-ended })
 	return r

@@ -12,7 +12,7 @@ import (
 )
 
 // accept serves the session's streams until it ends.
-func (a *agent) accept(s *native.Session) {
+func (a *Agent) accept(s *native.Session) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel() // nobody waits for the dials any more
 	for {
@@ -25,8 +25,8 @@ func (a *agent) accept(s *native.Session) {
 }
 
 // serve relays one stream to its upstream. ctx bounds the dial.
-func (a *agent) serve(ctx context.Context, in tunnel.Incoming) {
-	t, ok := a.byName[in.Info().Service]
+func (a *Agent) serve(ctx context.Context, in tunnel.Incoming) {
+	t, ok := a.tunnels.find(in.Info().Service)
 	if !ok {
 		in.Refuse(tunnel.RefuseUnknownService, "this agent has no such service")
 		return
