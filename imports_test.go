@@ -40,7 +40,7 @@ var allowed = []struct {
 	{"forward", []string{"tunnel", "auth", "internal/..."}},
 	{"agent", []string{"tunnel", "dialect", "dialect/...", "forward", "internal/..."}},
 	{"cluster", []string{"tunnel", "route", "session", "internal/..."}},
-	{"admin", []string{"tunnel", "route", "cluster"}},
+	{"admin", []string{"tunnel", "auth", "route", "cluster"}},
 	{"server", []string{
 		"tunnel", "internal/...", "session", "carrier", "carrier/...", "auth", "dialect", "dialect/...",
 		"route", "policy", "ingress", "forward", "cluster", "admin",

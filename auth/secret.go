@@ -112,7 +112,13 @@ func cause(err error) error {
 // makes the directory and a secret, and created is true. Several processes may
 // call it at once: all of them get the same secret.
 func LoadOrCreateSecret(dir string) (s Secret, created bool, err error) {
-	path := filepath.Join(dir, secretFile)
+	return LoadOrCreateNamed(dir, secretFile)
+}
+
+// LoadOrCreateNamed is LoadOrCreateSecret for a secret with another purpose,
+// and the name of its file.
+func LoadOrCreateNamed(dir, name string) (s Secret, created bool, err error) {
+	path := filepath.Join(dir, name)
 	s, err = LoadSecret(path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return s, false, err

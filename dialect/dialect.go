@@ -111,6 +111,7 @@ const (
 	BindInvalid   BindCode = "invalid"        // a field is malformed
 	BindForbidden BindCode = "forbidden"      // the credential does not allow it
 	BindTaken     BindCode = "name-taken"     // another identity holds the name
+	BindBlocked   BindCode = "name-blocked"   // the operator of the server has blocked the name
 	BindPortInUse BindCode = "port-in-use"    // the port is taken
 	BindNoPort    BindCode = "no-port"        // no port of the range is free, or none is allowed
 	BindLimit     BindCode = "too-many-names" // the session has its share of names

@@ -34,6 +34,7 @@ var (
 	probUnknownName  = &problem{"unknown-name", http.StatusNotFound, 0, "There is nothing under this name."}
 	probNotFound     = &problem{"not-found", http.StatusNotFound, 0, "There is nothing at this address."}
 	probForbidden    = &problem{"forbidden", http.StatusForbidden, 0, "The agent does not allow this."}
+	probBlocked      = &problem{"name-blocked", http.StatusForbidden, 0, "The operator of this server has blocked this name."}
 	probOffline      = &problem{"agent-offline", http.StatusServiceUnavailable, 5, "The agent behind this name is not connected."}
 	probQueueFull    = &problem{"queue-full", http.StatusServiceUnavailable, 5, "Too many visitors are waiting for this name already."}
 	probBusy         = &problem{"busy", http.StatusServiceUnavailable, 2, "The agent behind this name is busy."}
@@ -110,6 +111,8 @@ func explain(err error) *problem {
 		return probShuttingDown
 	case errors.Is(err, ErrNoRoute):
 		return probUnknownName
+	case errors.Is(err, ErrBlocked):
+		return probBlocked
 	case errors.Is(err, ErrOffline):
 		return probOffline
 	case errors.Is(err, ErrQueueFull):

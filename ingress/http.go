@@ -304,6 +304,13 @@ func (h *HTTP) uncount() {
 	}
 }
 
+// Visitors returns the number of visitors' conns.
+func (h *HTTP) Visitors() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.count
+}
+
 func (h *HTTP) closeVisitorsOf(l net.Listener) {
 	for _, v := range h.snapshot() {
 		if l == nil || v.listener == l {

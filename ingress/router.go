@@ -28,8 +28,8 @@ type Router interface {
 	// TCP port in decimal.
 	//
 	// Route may wait for an agent that is away for a moment; ctx bounds the
-	// wait. The error wraps ErrNoRoute, ErrOffline, ErrQueueFull or ctx's
-	// error.
+	// wait. The error wraps ErrNoRoute, ErrOffline, ErrQueueFull,
+	// ErrBlocked or ctx's error.
 	Route(ctx context.Context, key string) (Target, error)
 }
 
@@ -39,4 +39,5 @@ var (
 	ErrNoRoute   = tunnel.ErrNoRoute   // no such name, now or lately
 	ErrOffline   = tunnel.ErrOffline   // the name's agent did not come back in time
 	ErrQueueFull = tunnel.ErrQueueFull // too many visitors wait already
+	ErrBlocked   = tunnel.ErrBlocked   // the operator has blocked it
 )

@@ -323,6 +323,13 @@ func (t *TCP) Close() error {
 	return nil
 }
 
+// Visitors returns the number of visitors.
+func (t *TCP) Visitors() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.visitors)
+}
+
 // tcpAddrPort returns a TCP address as netip has it, IPv4 as IPv4.
 func tcpAddrPort(a net.Addr) netip.AddrPort {
 	ta, ok := a.(*net.TCPAddr)

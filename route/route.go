@@ -18,6 +18,7 @@ type waiter struct {
 	limit time.Duration // of the wait
 	warm  bool          // the name has no tunnel, and lately had none
 	entry *entry        // guarded by Table.mu
+	err   error         // why it is to get none; guarded by Table.mu until ready is closed
 	at    *list.Element // in its slot's waiters
 }
 
@@ -28,8 +29,8 @@ type waiter struct {
 // If none is available Route waits for Options.Hold, and for a name that was
 // never seen until Options.Warmup is over; ctx bounds the wait. The error wraps
 // tunnel.ErrNoRoute if the name is not known, tunnel.ErrOffline if the wait for
-// a known one was in vain, tunnel.ErrQueueFull if too many wait already, or it
-// is ctx's error. The tunnel may still end or be away before it is used.
+// a known one was in vain, tunnel.ErrQueueFull if too many wait already,
+// tunnel.ErrBlocked if the operator has blocked it, or it is ctx's error. The tunnel may still end or be away before it is used.
 func (t *Table) Route(ctx context.Context, key string) (Entry, error) {
 	for {
 		t.mu.Lock()
@@ -99,7 +100,10 @@ func (t *Table) placeLocked(key string) (in map[string]*slot, name, id string) {
 func (t *Table) lookupLocked(key string) (*slot, error) {
 	in, name, id := t.placeLocked(key)
 	s := in[name]
+	err := t.blockLocked(name, s)
 	switch {
+	case err != nil:
+		return nil, err
 	case s != nil:
 		return s, nil
 	case t.closed:
@@ -165,7 +169,7 @@ func (t *Table) wait(ctx context.Context, w *waiter) error {
 	defer timer.Stop()
 	select {
 	case <-w.ready:
-		return nil
+		return w.err
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-t.closing:
@@ -185,6 +189,8 @@ func (t *Table) leave(s *slot, w *waiter) (e *entry, again bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
+	case w.err != nil:
+		return nil, false
 	case w.entry == nil:
 		s.waiters.Remove(w.at)
 		t.held--

@@ -13,11 +13,13 @@ type NameStatus struct {
 	ID      tunnel.ID
 	Owner   string
 	Waiting int // visitors
+	Blocked bool
 	Tunnels []TunnelStatus
 }
 
 // A TunnelStatus is a tunnel of a name at one moment.
 type TunnelStatus struct {
+	Tunnel    tunnel.Tunnel
 	Service   string
 	Instance  string
 	Available bool
@@ -31,13 +33,20 @@ func (t *Table) Snapshot() []NameStatus {
 	all := make([]NameStatus, 0, len(t.byID)+len(t.byKey))
 	for _, m := range []map[string]*slot{t.byID, t.byKey} {
 		for _, s := range m {
-			n := NameStatus{Key: s.key, ID: s.id, Owner: s.owner, Waiting: s.waiters.Len()}
+			n := NameStatus{Key: s.key, ID: s.id, Owner: s.owner, Waiting: s.waiters.Len(), Blocked: t.blockLocked(s.name, s) != nil}
 			for _, e := range s.entries {
-				n.Tunnels = append(n.Tunnels, TunnelStatus{e.Service, e.Instance, e.watch.usableLocked()})
+				n.Tunnels = append(n.Tunnels, TunnelStatus{e.Tunnel, e.Service, e.Instance, e.watch.usableLocked()})
 			}
 			all = append(all, n)
 		}
 	}
 	slices.SortFunc(all, func(a, b NameStatus) int { return cmp.Compare(a.Key, b.Key) })
 	return all
+}
+
+// Waiting returns the number of visitors that wait for an agent.
+func (t *Table) Waiting() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.held
 }

@@ -120,8 +120,9 @@ type Table struct {
 	byID    map[string]*slot // for hostnames below the domain and paths
 	byKey   map[string]*slot // for other hostnames, and ":" + port
 	watched map[tunnel.Tunnel]*watch
-	held    int     // visitors that wait
-	seen    []*slot // that may be forgotten, oldest first
+	blocked map[string]bool // IDs and hostnames; nil if there are none
+	held    int             // visitors that wait
+	seen    []*slot         // that may be forgotten, oldest first
 	sweeper *time.Timer
 }
 
@@ -185,8 +186,10 @@ func (t *Table) Close() error {
 }
 
 // Add makes b reachable until remove is called or its tunnel ends. The error
-// is a *TakenError if somebody else has one of the names, a *KindError if one
-// stands for another kind of tunnel, it wraps tunnel.ErrClosed if the tunnel or the table has ended, and otherwise it says
+// is a *TakenError if somebody else has one of the names, a *BlockedError if
+// the operator has blocked one, a *KindError if one stands for another kind of
+// tunnel, it wraps tunnel.ErrClosed if the tunnel or the table has ended, and
+// otherwise it says
 // which field of b is wrong; nothing has changed then.
 //
 // The table registers with the tunnel's OnAvailability, if it has one.
@@ -273,10 +276,16 @@ func (t *Table) addLocked(b Entry, available bool) (replaced []tunnel.Tunnel, e 
 	} else {
 		keys = slices.Compact(slices.Sorted(slices.Values(b.Hostnames)))
 	}
+	if t.blocked[string(b.ID)] {
+		return nil, nil, &BlockedError{string(b.ID)}
+	}
 	if s := t.byID[string(b.ID)]; s != nil && !s.openToLocked(b, now) {
 		return nil, nil, &TakenError{"/" + string(b.ID)}
 	}
 	for _, k := range keys {
+		if t.blocked[k] {
+			return nil, nil, &BlockedError{k}
+		}
 		if s := t.byKey[k]; s != nil && !s.openToLocked(b, now) {
 			return nil, nil, &TakenError{k}
 		}

@@ -348,8 +348,8 @@ func TestSnapshot(t *testing.T) {
 	add(t, table, route.Entry{ID: "web", Tunnel: away, Owner: "o"})
 	add(t, table, route.Entry{ID: "web", Tunnel: away, Owner: "o", Port: 22})
 	got := fmt.Sprintf("%+v", table.Snapshot())
-	want := "[{Key:/web ID:web Owner:o Waiting:0 Tunnels:[{Service:s Instance:i Available:true} {Service: Instance: Available:false}]}" +
-		" {Key::22 ID:web Owner:o Waiting:0 Tunnels:[{Service: Instance: Available:false}]}]"
+	want := "[{Key:/web ID:web Owner:o Waiting:0 Blocked:false Tunnels:[{Tunnel:a Service:s Instance:i Available:true} {Tunnel:b Service: Instance: Available:false}]}" +
+		" {Key::22 ID:web Owner:o Waiting:0 Blocked:false Tunnels:[{Tunnel:b Service: Instance: Available:false}]}]"
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

@@ -16,6 +16,9 @@ import (
 
 // own returns the handler of requests for the server itself.
 func (s *Server) own(r *http.Request) http.Handler {
+	if h := s.health(r); h != nil {
+		return h
+	}
 	for _, d := range s.opts.Dialects {
 		if d.Match(r) {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.accept(d, w, r) })
@@ -50,6 +53,7 @@ func (s *Server) accept(d dialect.Dialect, w http.ResponseWriter, r *http.Reques
 	}
 	b := &binder{
 		server:   s,
+		session:  newSessionID(),
 		tunnel:   t,
 		dialect:  d.Name(),
 		remote:   r.RemoteAddr,
@@ -57,7 +61,7 @@ func (s *Server) accept(d dialect.Dialect, w http.ResponseWriter, r *http.Reques
 		began:    time.Now(),
 		identity: id,
 	}
-	if reason := s.add(t); reason != "" {
+	if reason := s.add(b); reason != "" {
 		b.info("agent turned away", "reason", reason)
 		end(t, tunnel.EndShutdown, reason)
 		return
@@ -88,9 +92,9 @@ func (s *Server) leave() {
 	s.agents.Done()
 }
 
-// add makes t one of the server's tunnels, whose end calls remove, or says why
+// add makes b's tunnel one of the server's tunnels, whose end calls remove, or says why
 // it cannot be.
-func (s *Server) add(t tunnel.Tunnel) (reason string) {
+func (s *Server) add(b *binder) (reason string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -99,7 +103,7 @@ func (s *Server) add(t tunnel.Tunnel) (reason string) {
 	case len(s.tunnels) >= maxAgents:
 		return "the server has as many agents as it takes"
 	}
-	s.tunnels[t] = struct{}{}
+	s.tunnels[b.tunnel] = b
 	s.memory.stir()
 	s.agents.Add(1)
 	return ""

@@ -23,6 +23,7 @@ import (
 // long as the tunnel.
 type binder struct {
 	server  *Server
+	session string // its ID
 	tunnel  tunnel.Tunnel
 	dialect string
 	remote  string // the agent's address
@@ -40,6 +41,10 @@ type binder struct {
 type name struct {
 	key       string
 	id        tunnel.ID
+	kind      dialect.Kind
+	service   string
+	urls      []string
+	since     time.Time
 	hostnames []string
 	port      uint16 // public TCP port, or 0
 	release   func()
@@ -64,7 +69,7 @@ func (n name) allowedBy(s auth.Scope) error {
 var _ dialect.BindHandler = (*binder)(nil)
 
 func (b *binder) info(msg string, args ...any) {
-	b.server.log.Info(msg, append([]any{"tunnel", string(b.tunnel.ID()), "dialect", b.dialect, "remote", b.remote}, args...)...)
+	b.server.log.Info(msg, append([]any{"session", b.session, "tunnel", string(b.tunnel.ID()), "dialect", b.dialect, "remote", b.remote}, args...)...)
 }
 
 // watch takes over the tunnel until it ends. The caller has added it to the
@@ -150,7 +155,17 @@ func (b *binder) Bind(_ context.Context, bd dialect.Binding) (dialect.Bound, err
 		b.server.log.Warn("binding refused", "tunnel", string(bd.ID), "remote", b.remote, "err", err)
 		return dialect.Bound{}, err
 	}
-	n := name{bd.Key, bd.ID, bd.Hostnames, bound.Port, release}
+	n := name{
+		key:       bd.Key,
+		id:        bd.ID,
+		kind:      bd.Kind,
+		service:   bd.Service,
+		urls:      bound.URLs,
+		since:     time.Now(),
+		hostnames: bd.Hostnames,
+		port:      bound.Port,
+		release:   release,
+	}
 	b.mu.Lock()
 	if b.ended {
 		b.mu.Unlock()
@@ -236,6 +251,9 @@ func (b *binder) bind(bd dialect.Binding, id *auth.Identity) (bound dialect.Boun
 		}
 		if errors.As(err, &taken) {
 			return dialect.Bound{}, nil, &dialect.BindError{Code: dialect.BindTaken, Reason: fmt.Sprintf("%q belongs to another credential", strings.TrimPrefix(taken.Key, "/"))}
+		}
+		if blocked, ok := errors.AsType[*route.BlockedError](err); ok {
+			return dialect.Bound{}, nil, &dialect.BindError{Code: dialect.BindBlocked, Reason: fmt.Sprintf("the operator of the server has blocked %q", blocked.Name)}
 		}
 		return dialect.Bound{}, nil, &dialect.BindError{Code: dialect.BindInternal, Reason: "the name cannot be added now"}
 	}

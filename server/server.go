@@ -19,6 +19,7 @@ import (
 	"net/netip"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"adit/auth"
@@ -69,6 +70,21 @@ type Options struct {
 	// 10 s, negative that it does not.
 	Grace time.Duration
 
+	// DrainDelay is how long Run goes on as before when its ctx ends, but for
+	// Ready: load balancers notice, and send visitors elsewhere. 0 means not
+	// at all.
+	DrainDelay time.Duration
+
+	// Reload is what Server.Reload reads again.
+	Reload []Reloader
+
+	// BlockFile is where the names that the operator has blocked last. If
+	// empty, they are forgotten with the server.
+	BlockFile string
+
+	// Version is that of the program, for operators.
+	Version string
+
 	// Logger receives the server's events. If nil, nothing is logged.
 	Logger *slog.Logger
 }
@@ -99,13 +115,20 @@ type Server struct {
 
 	agents sync.WaitGroup // handshakes, tunnels, and what ends them
 	memory settler
+	began  time.Time
+	blocks blocks
+
+	reloading              sync.Mutex // held during Reload
+	reloaded, reloadFailed atomic.Uint64
+	reloadedAt             atomic.Int64 // in Unix time
 
 	mu          sync.Mutex // guards the fields below
 	ran         bool
+	draining    bool // Ready says so
 	closing     bool // no agents are admitted any more
 	handshaking int
 	handshakes  map[net.Conn]struct{} // conns of those that got as far
-	tunnels     map[tunnel.Tunnel]struct{}
+	tunnels     map[tunnel.Tunnel]*binder
 }
 
 // New opens the listener of a server. The caller runs it, which closes it. The
@@ -125,12 +148,17 @@ func New(opts Options) (*Server, error) {
 		log:        opts.Logger,
 		domain:     opts.Domain,
 		handshakes: make(map[net.Conn]struct{}),
-		tunnels:    make(map[tunnel.Tunnel]struct{}),
+		tunnels:    make(map[tunnel.Tunnel]*binder),
+		began:      time.Now(),
+		blocks:     blocks{path: opts.BlockFile},
 	}
 	if s.domain == "" {
 		s.domain = localDomain
 	}
 	if err := s.check(); err != nil {
+		return nil, err
+	}
+	if err := s.loadBlocks(); err != nil {
 		return nil, err
 	}
 	ln, err := net.Listen("tcp", opts.Listen)
@@ -147,6 +175,9 @@ func New(opts Options) (*Server, error) {
 		Warmup: min(opts.Hold, maxWarmup),
 		Logger: opts.Logger,
 	})
+	for name := range s.blocks.all {
+		s.table.Block(name) // it was checked when it was loaded
+	}
 	s.http = ingress.NewHTTP(ingress.HTTPOptions{
 		Router:         router{s.table},
 		Domain:         s.domain,

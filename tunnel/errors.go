@@ -20,6 +20,9 @@ var (
 	// became available in time.
 	ErrOffline = errors.New("tunnel: agent offline")
 
+	// ErrBlocked says that the operator of the server has blocked a name.
+	ErrBlocked = errors.New("tunnel: name blocked")
+
 	// ErrQueueFull says that too many visitors wait for a tunnel already.
 	ErrQueueFull = errors.New("tunnel: queue full")
 )

@@ -40,6 +40,7 @@ type serverFlags struct {
 	resumeWindow   time.Duration
 	memory         int64
 	log            logFlags
+	ops            opsFlags
 }
 
 func (p *program) serverCommand() *cobra.Command {
@@ -69,6 +70,7 @@ func (p *program) serverCommand() *cobra.Command {
 	fl.DurationVar(&f.resumeWindow, "resume-window", time.Minute, "how long streams wait for an agent that lost its connection; 0s for not at all")
 	fl.Int64Var(&f.memory, "buffer-memory", 512, "MiB that all agents' send buffers may take together")
 	f.log.add(fl, false)
+	f.ops.add(fl, p)
 	return c
 }
 
@@ -97,7 +99,17 @@ func (f *serverFlags) run(ctx context.Context) error {
 	if opts.Auth, err = auth.NewAuthenticator(auth.Options{Secrets: []auth.Secret{secret}}); err != nil {
 		return err
 	}
+	if err := f.ops.apply(&opts, f.dataDir); err != nil {
+		return err
+	}
+	operators, err := f.ops.admin.open(f.dataDir, log)
+	if err != nil {
+		return err
+	}
 	s, err := server.New(opts)
+	if err != nil {
+		operators.close()
+	}
 	if fe := (*server.OptionError)(nil); errors.As(err, &fe) {
 		return usagef("--%s: %s", map[string]string{"Domain": "domain", "PublicURL": "public-url"}[fe.Field], fe.Reason)
 	} else if err != nil {
@@ -106,7 +118,7 @@ func (f *serverFlags) run(ctx context.Context) error {
 	log.Info("server started", "listen", s.Addr().String(), "url", s.URL())
 	f.p.greet(s, secret, path, created)
 	defer f.p.supervise(ctx, "serving "+s.URL())()
-	return s.Run(ctx)
+	return f.ops.run(ctx, s, operators)
 }
 
 // options turns the flags into the server's options, but for its credentials.

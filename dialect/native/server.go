@@ -189,6 +189,9 @@ func (t *serverTunnel) RoundTrip() time.Duration { return t.s.RoundTrip() }
 func (t *serverTunnel) Drain(reason string)      { t.s.Drain(reason) }
 func (t *serverTunnel) Streams() int             { return t.s.Streams() }
 
+// Buffered returns the bytes of memory that the session's buffers take.
+func (t *serverTunnel) Buffered() (send, receive int) { return t.s.Buffered() }
+
 // End closes the session with a reason that the agent is told.
 func (t *serverTunnel) End(why tunnel.EndCode, reason string) error {
 	code := uint16(session.CloseDone)
