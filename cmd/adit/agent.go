@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/base32"
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -43,62 +40,6 @@ func (f *agentFlags) add(fl *pflag.FlagSet) {
 	fl.StringVar(&f.caFile, "ca-file", "", "file with certificates of authorities to trust for wss://, besides the system's")
 	fl.StringVar(&f.instance, "instance", "", "tells agents with one ID apart (default this machine and upstream)")
 	f.log.add(fl, true)
-}
-
-func (p *program) httpCommand() *cobra.Command {
-	f := agentFlags{p: p}
-	var id string
-	c := &cobra.Command{
-		Use:   "http UPSTREAM",
-		Short: "Expose an HTTP service",
-		Long: "Expose an HTTP service that this machine reaches. UPSTREAM is a port of this\n" +
-			"machine, host:port, http://host:port, https://host or unix:/path.",
-		Example: "  adit http 3000\n  adit http app.internal:8000 --id app --server wss://tunnel.example.com",
-		Args:    cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			return f.run(c, dialect.HTTP, args[0], id, 0)
-		},
-	}
-	c.Flags().StringVar(&id, "id", "", "name of the tunnel (default made of this machine's name and the port)")
-	f.add(c.Flags())
-	return c
-}
-
-func (p *program) tcpCommand() *cobra.Command {
-	f := agentFlags{p: p}
-	var id string
-	var port uint16
-	c := &cobra.Command{
-		Use:   "tcp UPSTREAM",
-		Short: "Expose a TCP service",
-		Long: "Expose a TCP service that this machine reaches on a public port of the server.\n" +
-			"UPSTREAM is a port of this machine, host:port or unix:/path.",
-		Example: "  adit tcp 22 --port 2222\n  adit tcp db.internal:5432 --id db --server wss://tunnel.example.com",
-		Args:    cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			return f.run(c, dialect.TCP, args[0], id, port)
-		},
-	}
-	c.Flags().StringVar(&id, "id", "", "name of the tunnel (default made of this machine's name and the port)")
-	c.Flags().Uint16Var(&port, "port", 0, "public TCP port (default one that the server chooses)")
-	f.add(c.Flags())
-	return c
-}
-
-// run runs an agent with one tunnel.
-func (f *agentFlags) run(c *cobra.Command, kind dialect.Kind, upstream, id string, port uint16) error {
-	up, err := agent.ParseUpstream(upstream)
-	if err != nil {
-		return usagef("%v", err)
-	}
-	if id == "" {
-		id = defaultID(up.String())
-	}
-	if _, err := tunnel.ParseID(id); err != nil {
-		return usagef("--id: %v", err)
-	}
-	t := agent.Tunnel{ID: tunnel.ID(id), Kind: kind, Port: port, Upstream: up}
-	return f.runAll(c.Context(), []agent.Tunnel{t}, false)
 }
 
 func (p *program) agentCommand() *cobra.Command {
@@ -176,33 +117,6 @@ func parseTunnel(spec string) (t agent.Tunnel, err error) {
 	return t, err
 }
 
-// defaultID names a tunnel after this machine and the upstream's port; the
-// digest keeps machines of the same name apart.
-func defaultID(upstream string) string {
-	host, _ := os.Hostname()
-	machine, _ := os.ReadFile("/etc/machine-id")
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %d %s", machine, host, os.Getuid(), upstream))
-	digest := strings.ToLower(base32.StdEncoding.EncodeToString(sum[:3]))[:4]
-	host, _, _ = strings.Cut(host, ".")
-	name := strings.Map(func(r rune) rune {
-		switch {
-		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
-			return r
-		case r >= 'A' && r <= 'Z':
-			return r - 'A' + 'a'
-		}
-		return -1
-	}, host)
-	if name == "" {
-		name = "agent"
-	}
-	port := upstream[strings.LastIndexByte(upstream, ':')+1:]
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		port = "x"
-	}
-	return fmt.Sprintf("%.40s-%s-%s", name, port, digest)
-}
-
 // runAll runs an agent with all tunnels, or one for each.
 func (f *agentFlags) runAll(ctx context.Context, tunnels []agent.Tunnel, apart bool) error {
 	log, err := f.p.logger(f.log, true)
@@ -249,7 +163,7 @@ func (f *agentFlags) runAll(ctx context.Context, tunnels []agent.Tunnel, apart b
 				Session: native.SessionOptions{
 					Session: session.Options{Budget: budget, Software: "adit " + versionString()},
 				},
-				OnState: func(s agent.State) { status.show(i, g, s) },
+				OnState: func(s agent.State) { status.show(i, s) },
 				Logger:  log,
 			})
 			if errs[i] != nil {

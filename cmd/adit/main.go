@@ -80,9 +80,12 @@ func (p *program) rootCommand() *cobra.Command {
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
-		p.serverCommand(), p.httpCommand(), p.tcpCommand(), p.agentCommand(),
+		p.serverCommand(), p.agentCommand(),
 		p.tokenCommand(), p.demoCommand(), p.serviceCommand(), p.versionCommand(),
 	)
+	for _, k := range tunnelKinds {
+		root.AddCommand(p.tunnelCommand(k))
+	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%v (see %s --help)", err, c.CommandPath())
 	})

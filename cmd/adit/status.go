@@ -34,12 +34,13 @@ type statusPrinter struct {
 // A standing is what was printed last for an agent.
 type standing struct {
 	urls []string // nil until it was connected
+	bad  []string // what was refused of its tunnels
 	away string   // why it is not connected; empty if it is
 }
 
 // show prints the state of the agent with that number, unless it says the same
 // as the last one.
-func (p *statusPrinter) show(n int, tunnels []agent.Tunnel, s agent.State) {
+func (p *statusPrinter) show(n int, s agent.State) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.agents == nil {
@@ -52,7 +53,7 @@ func (p *statusPrinter) show(n int, tunnels []agent.Tunnel, s agent.State) {
 	}
 	switch s.Phase {
 	case agent.Connected:
-		p.connected(a, tunnels, s.Bound)
+		p.connected(a, s)
 	case agent.Reconnecting:
 		switch first := a.away == ""; {
 		case s.Wait == 0 && first:
@@ -76,15 +77,26 @@ func (p *statusPrinter) away(a *standing, why string) {
 	a.away = why
 }
 
-func (p *statusPrinter) connected(a *standing, tunnels []agent.Tunnel, bound []dialect.Bound) {
-	urls, text := addresses(tunnels, bound)
+func (p *statusPrinter) connected(a *standing, s agent.State) {
+	urls, text := addresses(s.Tunnels, s.Bound)
 	switch {
 	case !slices.Equal(urls, a.urls):
 		io.WriteString(p.out, text)
 	case a.away != "":
 		fmt.Fprintln(p.out, "connected again")
 	}
-	a.urls, a.away = urls, ""
+	var bad []string
+	for i, err := range s.Errs {
+		if err != nil {
+			bad = append(bad, fmt.Sprintf("%s refused, trying again: %s", s.Tunnels[i].ID, reason(err)))
+		}
+	}
+	if !slices.Equal(bad, a.bad) {
+		for _, line := range bad {
+			fmt.Fprintln(p.out, line)
+		}
+	}
+	a.urls, a.bad, a.away = urls, bad, ""
 	if p.insecure && !p.warned {
 		p.warned = true
 		fmt.Fprintln(p.out, "The way to the server is not encrypted, nor is the credential on it: see wss://.")

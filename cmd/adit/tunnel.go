@@ -1,0 +1,128 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/base32"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"adit/agent"
+	"adit/dialect"
+	"adit/tunnel"
+)
+
+// A tunnelKind is a way to expose something. Its name is that of the command,
+// such as adit http, and in a config file the key of the upstream.
+type tunnelKind struct {
+	name    string
+	kind    dialect.Kind
+	short   string
+	long    string
+	example string
+}
+
+var tunnelKinds = []tunnelKind{
+	{
+		name:  "http",
+		kind:  dialect.HTTP,
+		short: "Expose an HTTP service",
+		long: "Expose an HTTP service that this machine reaches. UPSTREAM is a port of this\n" +
+			"machine, host:port, http://host:port, https://host or unix:/path.",
+		example: "  adit http 3000\n  adit http app.internal:8000 --id app --server wss://tunnel.example.com",
+	},
+	{
+		name:  "tcp",
+		kind:  dialect.TCP,
+		short: "Expose a TCP service",
+		long: "Expose a TCP service that this machine reaches on a public port of the server.\n" +
+			"UPSTREAM is a port of this machine, host:port or unix:/path.",
+		example: "  adit tcp 22 --port 2222\n  adit tcp db.internal:5432 --id db --server wss://tunnel.example.com",
+	},
+}
+
+// tunnelFlags are the flags of one tunnel: those of adit http and its like that
+// are not about the connection to the server. They are the keys of a tunnel in
+// a config file too.
+type tunnelFlags struct {
+	kind dialect.Kind
+	id   string
+	port uint16
+}
+
+func (f *tunnelFlags) add(fl *pflag.FlagSet) {
+	fl.StringVar(&f.id, "id", "", "name of the tunnel (default made of this machine's name and the port)")
+	if f.kind == dialect.TCP {
+		fl.Uint16Var(&f.port, "port", 0, "public TCP port (default one that the server chooses)")
+	}
+}
+
+// tunnel returns the tunnel of the flags and its upstream, as it was given.
+func (f *tunnelFlags) tunnel(upstream string) (t agent.Tunnel, err error) {
+	if t.Upstream, err = agent.ParseUpstream(upstream); err != nil {
+		return t, usagef("%v", err)
+	}
+	t.Kind, t.Port = f.kind, f.port
+	id := f.id
+	if id == "" {
+		id = defaultID(t.Upstream.String())
+	}
+	if t.ID, err = tunnel.ParseID(id); err != nil {
+		return t, usagef("--id: %v", err)
+	}
+	return t, nil
+}
+
+// tunnelCommand is the command that exposes one thing of that kind.
+func (p *program) tunnelCommand(k tunnelKind) *cobra.Command {
+	f := agentFlags{p: p}
+	tf := tunnelFlags{kind: k.kind}
+	c := &cobra.Command{
+		Use:     k.name + " UPSTREAM",
+		Short:   k.short,
+		Long:    k.long,
+		Example: k.example,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			t, err := tf.tunnel(args[0])
+			if err != nil {
+				return err
+			}
+			return f.runAll(c.Context(), []agent.Tunnel{t}, false)
+		},
+	}
+	tf.add(c.Flags())
+	f.add(c.Flags())
+	return c
+}
+
+// defaultID names a tunnel after this machine and the upstream's port; the
+// digest keeps machines of the same name apart.
+func defaultID(upstream string) string {
+	host, _ := os.Hostname()
+	machine, _ := os.ReadFile("/etc/machine-id")
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %d %s", machine, host, os.Getuid(), upstream))
+	digest := strings.ToLower(base32.StdEncoding.EncodeToString(sum[:3]))[:4]
+	host, _, _ = strings.Cut(host, ".")
+	name := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
+			return r
+		case r >= 'A' && r <= 'Z':
+			return r - 'A' + 'a'
+		}
+		return -1
+	}, host)
+	if name == "" {
+		name = "agent"
+	}
+	port := upstream[strings.LastIndexByte(upstream, ':')+1:]
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		port = "x"
+	}
+	return fmt.Sprintf("%.40s-%s-%s", name, port, digest)
+}
