@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 	"sync"
@@ -58,7 +59,11 @@ func (p *program) agentCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return f.runAll(c.Context(), tunnels, apart)
+			log, err := p.logger(f.log, true)
+			if err != nil {
+				return err
+			}
+			return f.runAll(c.Context(), log, tunnels, apart)
 		},
 	}
 	c.Flags().StringArrayVar(&specs, "tunnel", nil, "a tunnel; may be given several times")
@@ -118,11 +123,7 @@ func parseTunnel(spec string) (t agent.Tunnel, err error) {
 }
 
 // runAll runs an agent with all tunnels, or one for each.
-func (f *agentFlags) runAll(ctx context.Context, tunnels []agent.Tunnel, apart bool) error {
-	log, err := f.p.logger(f.log, true)
-	if err != nil {
-		return err
-	}
+func (f *agentFlags) runAll(ctx context.Context, log *slog.Logger, tunnels []agent.Tunnel, apart bool) error {
 	if err := checkServer(f.server); err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -127,6 +128,37 @@ func TestAgentWithSeveralTunnels(t *testing.T) {
 			t.Errorf("GET from %s: got %q", raw, got)
 		}
 		c.stop()
+	}
+}
+
+func TestFolder(t *testing.T) {
+	t.Parallel()
+	_, server := startServer(t)
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "sub", ".hidden"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{"index.html": "home", "sub/a.txt": "a text", "sub/.hidden/b.txt": "b text"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	plain := newCommand(t, "ADIT_TOKEN="+testSecret).start(t, "http", dir, "--id", "plain", "--server", server)
+	url := plain.out.wait(t, `^(http://\S+/plain/) +-> +`+regexp.QuoteMeta(dir)+`\n`)
+	more := newCommand(t, "ADIT_TOKEN="+testSecret).start(t, "http", dir, "--id", "more", "--server", server, "--listing", "--dot-files")
+	moreURL := more.out.wait(t, `^(http://\S+/more/) `)
+	for _, tt := range []struct{ url, want string }{
+		{url, "home"},
+		{url + "sub/a.txt", "a text"},
+		{url + "sub", "404 not found"}, // after a redirect
+		{url + "sub/.hidden/b.txt", "404 not found"},
+		{url + "%2e%2e/%2e%2e/etc/passwd", "404 not found"},
+		{moreURL + "sub", `href="./a.txt"`},
+		{moreURL + "sub/.hidden/b.txt", "b text"},
+	} {
+		if got := get(t, tt.url); !strings.Contains(got, tt.want) {
+			t.Errorf("GET %s: got %q, want %q", tt.url, got, tt.want)
+		}
 	}
 }
 

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/base32"
 	"fmt"
+	"log/slog"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -13,6 +16,7 @@ import (
 
 	"adit/agent"
 	"adit/dialect"
+	"adit/internal/folder"
 	"adit/tunnel"
 )
 
@@ -32,8 +36,10 @@ var tunnelKinds = []tunnelKind{
 		kind:  dialect.HTTP,
 		short: "Expose an HTTP service",
 		long: "Expose an HTTP service that this machine reaches. UPSTREAM is a port of this\n" +
-			"machine, host:port, http://host:port, https://host or unix:/path.",
-		example: "  adit http 3000\n  adit http app.internal:8000 --id app --server wss://tunnel.example.com",
+			"machine, host:port, http://host:port, https://host or unix:/path; or a folder\n" +
+			"whose files are served, which begins with ./, ../ or /.",
+		example: "  adit http 3000\n  adit http ./public --listing\n" +
+			"  adit http app.internal:8000 --id app --server wss://tunnel.example.com",
 	},
 	{
 		name:  "tcp",
@@ -49,22 +55,28 @@ var tunnelKinds = []tunnelKind{
 // are not about the connection to the server. They are the keys of a tunnel in
 // a config file too.
 type tunnelFlags struct {
-	kind dialect.Kind
-	id   string
-	port uint16
+	kind   dialect.Kind
+	id     string
+	port   uint16
+	folder folder.Options
 }
 
 func (f *tunnelFlags) add(fl *pflag.FlagSet) {
 	fl.StringVar(&f.id, "id", "", "name of the tunnel (default made of this machine's name and the port)")
-	if f.kind == dialect.TCP {
+	switch f.kind {
+	case dialect.HTTP:
+		fl.BoolVar(&f.folder.Listing, "listing", false, "show what is in a folder without index.html")
+		fl.BoolVar(&f.folder.DotFiles, "dot-files", false, "serve files of a folder whose names begin with a dot too")
+	case dialect.TCP:
 		fl.Uint16Var(&f.port, "port", 0, "public TCP port (default one that the server chooses)")
 	}
 }
 
-// tunnel returns the tunnel of the flags and its upstream, as it was given.
-func (f *tunnelFlags) tunnel(upstream string) (t agent.Tunnel, err error) {
-	if t.Upstream, err = agent.ParseUpstream(upstream); err != nil {
-		return t, usagef("%v", err)
+// tunnel returns the tunnel of the flags to an upstream, as it was given. log
+// is for upstreams that are part of the agent.
+func (f *tunnelFlags) tunnel(upstream string, log *slog.Logger) (t agent.Tunnel, err error) {
+	if t.Upstream, err = f.upstream(upstream, log); err != nil {
+		return t, err
 	}
 	t.Kind, t.Port = f.kind, f.port
 	id := f.id
@@ -75,6 +87,38 @@ func (f *tunnelFlags) tunnel(upstream string) (t agent.Tunnel, err error) {
 		return t, usagef("--id: %v", err)
 	}
 	return t, nil
+}
+
+func (f *tunnelFlags) upstream(s string, log *slog.Logger) (*agent.Upstream, error) {
+	switch {
+	case f.kind == dialect.HTTP && isFolder(s):
+		opts := f.folder
+		opts.Logger = log
+		h, err := folder.New(s, opts)
+		if err != nil {
+			return nil, err
+		}
+		return agent.HandlerUpstream(h.Dir(), h), nil
+	case f.folder != folder.Options{}:
+		return nil, usagef("--listing and --dot-files are about folders, and %q is none: a folder begins with ./, ../ or /", s)
+	}
+	up, err := agent.ParseUpstream(s)
+	if err != nil {
+		if info, serr := os.Stat(s); f.kind == dialect.HTTP && serr == nil && info.IsDir() {
+			return nil, usagef("%v (for the folder of that name write ./%s)", err, s)
+		}
+		return nil, usagef("%v", err)
+	}
+	return up, nil
+}
+
+// isFolder reports whether an upstream is a folder, by how it is written.
+func isFolder(s string) bool {
+	if filepath.IsAbs(s) || s == "." || s == ".." {
+		return true
+	}
+	s = filepath.ToSlash(s)
+	return strings.HasPrefix(s, "./") || strings.HasPrefix(s, "../")
 }
 
 // tunnelCommand is the command that exposes one thing of that kind.
@@ -88,11 +132,15 @@ func (p *program) tunnelCommand(k tunnelKind) *cobra.Command {
 		Example: k.example,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			t, err := tf.tunnel(args[0])
+			log, err := p.logger(f.log, true)
 			if err != nil {
 				return err
 			}
-			return f.runAll(c.Context(), []agent.Tunnel{t}, false)
+			t, err := tf.tunnel(args[0], log)
+			if err != nil {
+				return err
+			}
+			return f.runAll(c.Context(), log, []agent.Tunnel{t}, false)
 		},
 	}
 	tf.add(c.Flags())
@@ -100,15 +148,27 @@ func (p *program) tunnelCommand(k tunnelKind) *cobra.Command {
 	return c
 }
 
-// defaultID names a tunnel after this machine and the upstream's port; the
-// digest keeps machines of the same name apart.
+// defaultID names a tunnel after this machine and the upstream's port or folder;
+// the digest keeps machines of the same name apart.
 func defaultID(upstream string) string {
 	host, _ := os.Hostname()
 	machine, _ := os.ReadFile("/etc/machine-id")
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %d %s", machine, host, os.Getuid(), upstream))
 	digest := strings.ToLower(base32.StdEncoding.EncodeToString(sum[:3]))[:4]
 	host, _, _ = strings.Cut(host, ".")
-	name := strings.Map(func(r rune) rune {
+	what := upstream[strings.LastIndexByte(upstream, ':')+1:]
+	if _, err := strconv.ParseUint(what, 10, 16); err != nil {
+		what = ""
+		if isFolder(upstream) {
+			what = plainName(filepath.Base(upstream))
+		}
+	}
+	return fmt.Sprintf("%.35s-%.20s-%s", cmp.Or(plainName(host), "agent"), cmp.Or(what, "x"), digest)
+}
+
+// plainName leaves of s what an ID may contain.
+func plainName(s string) string {
+	return strings.Map(func(r rune) rune {
 		switch {
 		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
 			return r
@@ -116,13 +176,5 @@ func defaultID(upstream string) string {
 			return r - 'A' + 'a'
 		}
 		return -1
-	}, host)
-	if name == "" {
-		name = "agent"
-	}
-	port := upstream[strings.LastIndexByte(upstream, ':')+1:]
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		port = "x"
-	}
-	return fmt.Sprintf("%.40s-%s-%s", name, port, digest)
+	}, s)
 }
