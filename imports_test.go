@@ -47,6 +47,7 @@ var allowed = []struct {
 	}},
 	{"adit", []string{"tunnel", "internal/...", "auth", "dialect", "dialect/...", "forward", "agent"}},
 	{"packaging/...", nil},
+	{"adittest", []string{"tunnel", "internal/...", "auth", "dialect", "dialect/...", "ingress", "server", "adit"}},
 	{"cmd/adit", []string{anything, "config"}},
 	{"e2e", []string{anything}},
 }
@@ -58,6 +59,7 @@ var allowedInTests = []string{"tunnel", "tunnel/tunneltest", "internal/..."}
 var allowedInTestsOf = map[string][]string{
 	"server": {"agent"}, // a server alone does little
 	"agent":  {"server", "auth", "ingress"},
+	"adit":   {"adittest", "server"},
 }
 
 // standardOnly are packages that import no other module outside tests.

@@ -1,0 +1,105 @@
+package adit_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"adit"
+	"adit/adittest"
+)
+
+func TestForward(t *testing.T) {
+	t.Parallel()
+	srv := adittest.NewServer(t)
+	up := httptest.NewServer(http.HandlerFunc(hello))
+	defer up.Close()
+	tun := srv.Forward(t, up.URL, adit.WithID("web"))
+	if want := srv.URL() + "/web/"; tun.URL() != want || tun.URLs()[0] != want {
+		t.Errorf("URL: %s, want %s", tun.URL(), want)
+	}
+	if status, _, body := get(t, srv, tun.URL()+"page"); status != 200 || body != "hello from /page" {
+		t.Errorf("GET: %d %q", status, body)
+	}
+	up.Close()
+	if status, code, _ := get(t, srv, tun.URL()); status != 502 || code != "upstream-refused" {
+		t.Errorf("GET without the upstream: %d %s, want 502 upstream-refused", status, code)
+	}
+	if s := tun.Status(); s.State != adit.StateConnected {
+		t.Errorf("Status: %v", s)
+	}
+	if err := tun.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	if err := wait(t, tun); err != nil {
+		t.Errorf("Wait after Close: %v, want nil", err)
+	}
+	if err := tun.Close(); err != nil {
+		t.Errorf("second Close: %v", err)
+	}
+}
+
+// echoUpstream sends back what it gets.
+func echoUpstream(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer c.Close()
+				io.Copy(c, c)
+			})
+		}
+	})
+	t.Cleanup(func() { ln.Close(); wg.Wait() })
+	return ln.Addr().String()
+}
+
+func TestForwardShutdown(t *testing.T) {
+	t.Parallel()
+	srv := adittest.NewServer(t)
+	tun := srv.Forward(t, echoUpstream(t), adit.WithID("echo"), adit.WithTCP(0))
+	visitor := visit(t, tun.URL())
+	pass(t, visitor, visitor, "hello")
+	shut := make(chan error, 1)
+	go func() { shut <- tun.Shutdown(briefly(t)) }()
+	pass(t, visitor, visitor, "still there")
+	visitor.CloseWrite()
+	if b, err := io.ReadAll(visitor); len(b) > 0 || err != nil {
+		t.Errorf("read %q, %v; want the end", b, err)
+	}
+	if err := <-shut; err != nil {
+		t.Errorf("Shutdown: %v", err)
+	}
+}
+
+// Close waits for nobody.
+func TestForwardClose(t *testing.T) {
+	t.Parallel()
+	srv := adittest.NewServer(t)
+	tun := srv.Forward(t, echoUpstream(t), adit.WithID("echo"), adit.WithTCP(0))
+	visitor := visit(t, tun.URL())
+	pass(t, visitor, visitor, "hello")
+	tun.Close()
+	if n, err := visitor.Read(make([]byte, 1)); n != 0 || err == nil {
+		t.Errorf("Read of the visitor: %d, %v; want the end or an error", n, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := tun.Shutdown(ctx); err != nil {
+		t.Errorf("Shutdown after Close: %v", err)
+	}
+}

@@ -1,0 +1,193 @@
+package adit_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"adit"
+	"adit/adittest"
+)
+
+func TestListenHTTP(t *testing.T) {
+	t.Parallel()
+	srv := adittest.NewServer(t)
+	l := srv.Listen(t, adit.WithID("web"))
+	served := make(chan error, 1)
+	go func() { served <- http.Serve(l, http.HandlerFunc(hello)) }()
+
+	if want := srv.URL() + "/web/"; l.URL() != want {
+		t.Errorf("URL: %s, want %s", l.URL(), want)
+	}
+	for _, u := range l.URLs() {
+		if status, _, body := get(t, srv, u+"page"); status != 200 || body != "hello from /page" {
+			t.Errorf("GET %s: %d %q", u, status, body)
+		}
+	}
+	if got, want := l.Addr().String(), strings.TrimPrefix(srv.URL(), "http://"); got != want || l.Addr().Network() != "tcp" {
+		t.Errorf("Addr: %s %s, want tcp %s", l.Addr().Network(), got, want)
+	}
+	if s := l.Status(); s.State != adit.StateConnected || s.URLs[0] != l.URL() {
+		t.Errorf("Status: %v, want it to be connected", s)
+	}
+
+	if err := l.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	if err := <-served; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Serve after Close: %v, want %v", err, net.ErrClosed)
+	}
+	if err := l.Shutdown(briefly(t)); err != nil {
+		t.Errorf("Shutdown: %v", err)
+	}
+	if err := wait(t, l); err != nil {
+		t.Errorf("Wait after Close: %v, want nil", err)
+	}
+	if s := l.Status(); s.State != adit.StateClosed || s.Err != nil {
+		t.Errorf("Status after Close: %v, want it to be closed", s)
+	}
+	if err := l.Close(); err != nil {
+		t.Errorf("second Close: %v", err)
+	}
+}
+
+func TestListenTCP(t *testing.T) {
+	t.Parallel()
+	srv := adittest.NewServer(t)
+	l := srv.Listen(t, adit.WithID("raw"), adit.WithTCP(0))
+	if !strings.HasPrefix(l.URL(), "tcp://127.0.0.1:") {
+		t.Errorf("URL: %s, want a TCP port", l.URL())
+	}
+	visitor := visit(t, l.URL())
+	c := accept(t, l)
+	if got, want := c.RemoteAddr().String(), visitor.LocalAddr().String(); got != want {
+		t.Errorf("RemoteAddr: %s, want the visitor's, %s", got, want)
+	}
+	if got, want := c.LocalAddr().String(), visitor.RemoteAddr().String(); got != want {
+		t.Errorf("LocalAddr: %s, want the server's, %s", got, want)
+	}
+	pass(t, visitor, c, "ping")
+	pass(t, c, visitor, "pong")
+
+	c.SetReadDeadline(time.Now().Add(-time.Second))
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Read after the deadline: %v, want %v", err, os.ErrDeadlineExceeded)
+	}
+	c.SetReadDeadline(time.Now().Add(patience))
+
+	visitor.CloseWrite()
+	if b, err := io.ReadAll(c); len(b) > 0 || err != nil {
+		t.Errorf("after the visitor's half-close: %q, %v; want the end", b, err)
+	}
+	pass(t, c, visitor, "still there")
+	c.CloseWrite()
+	if b, err := io.ReadAll(visitor); len(b) > 0 || err != nil {
+		t.Errorf("after the program's half-close: %q, %v; want the end", b, err)
+	}
+	if err := c.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Read after Close: %v, want %v", err, net.ErrClosed)
+	}
+}
+
+// Close leaves conns open, and Shutdown waits for them.
+func TestCloseLeavesConns(t *testing.T) {
+	t.Parallel()
+	srv := adittest.NewServer(t)
+	ev := newEvents()
+	l := srv.Listen(t, adit.WithID("raw"), adit.WithTCP(0), ev.option())
+	visitor := visit(t, l.URL())
+	c := accept(t, l)
+	pass(t, visitor, c, "before")
+	l.Close()
+	ev.until(t, adit.StateClosing)
+	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Accept after Close: %v, want %v", err, net.ErrClosed)
+	}
+	pass(t, c, visitor, "after")
+	srv.Cut() // what is open survives that still
+	pass(t, visitor, c, "after all")
+
+	shut := make(chan error, 1)
+	go func() { shut <- l.Shutdown(briefly(t)) }()
+	select {
+	case err := <-shut:
+		t.Fatalf("Shutdown with an open conn: %v, want it to wait", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	c.Close()
+	visitor.Close()
+	if err := <-shut; err != nil {
+		t.Errorf("Shutdown: %v", err)
+	}
+	ev.until(t, adit.StateClosed)
+}
+
+// When its ctx ends, Shutdown cuts off who is left.
+func TestShutdownCuts(t *testing.T) {
+	t.Parallel()
+	srv := adittest.NewServer(t)
+	l := srv.Listen(t, adit.WithID("raw"), adit.WithTCP(0))
+	visitor := visit(t, l.URL())
+	c := accept(t, l)
+	pass(t, visitor, c, "hello")
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := l.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Shutdown: %v, want %v", err, context.DeadlineExceeded)
+	}
+	if n, err := c.Read(make([]byte, 1)); err == nil || err == io.EOF {
+		t.Errorf("Read of the program: %d, %v; want an error", n, err)
+	}
+	if n, err := visitor.Read(make([]byte, 1)); n != 0 || err == nil {
+		t.Errorf("Read of the visitor: %d, %v; want the end or an error", n, err)
+	}
+	if err := wait(t, l); err != nil {
+		t.Errorf("Wait: %v, want nil", err)
+	}
+}
+
+// The Shutdown of a server of net/http lets requests finish, and does not wait
+// for more than them.
+func TestHTTPServerShutdown(t *testing.T) {
+	t.Parallel()
+	srv := adittest.NewServer(t)
+	ev := newEvents()
+	l := srv.Listen(t, adit.WithID("web"), ev.option())
+	entered, release := make(chan struct{}), make(chan struct{})
+	s := serve(t, l, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			close(entered)
+			<-release
+		}
+		hello(w, r)
+	})
+	get(t, srv, l.URL()+"quick") // leaves a conn that is kept for more requests
+	answer := make(chan string, 1)
+	go func() {
+		_, _, body := get(t, srv, l.URL()+"slow")
+		answer <- body
+	}()
+	<-entered
+	shut := make(chan error, 1)
+	go func() { shut <- s.Shutdown(briefly(t)) }()
+	ev.until(t, adit.StateClosing)
+	close(release)
+	if body := <-answer; body != "hello from /slow" {
+		t.Errorf("the request that was under way: %q, want its answer", body)
+	}
+	if err := <-shut; err != nil {
+		t.Errorf("http.Server.Shutdown: %v", err)
+	}
+	if err := l.Shutdown(briefly(t)); err != nil {
+		t.Errorf("Shutdown: %v", err)
+	}
+}
