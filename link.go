@@ -151,6 +151,9 @@ func (l *link) token() (string, error) {
 
 // onState is told of the agent's state.
 func (l *link) onState(s agent.State) {
+	if l.ctx.Err() != nil && s.Phase != agent.Stopping {
+		return // it is closing, and stays so
+	}
 	e := Event{Wait: s.Wait}
 	passing := true
 	if s.Err != nil {
