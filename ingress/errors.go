@@ -24,6 +24,7 @@ type problem struct {
 var (
 	probBadRequest  = &problem{"bad-request", http.StatusBadRequest, 0, "The request is malformed."}
 	probMethod      = &problem{"method-not-allowed", http.StatusMethodNotAllowed, 0, "The method CONNECT is not offered here."}
+	probNoTLS       = &problem{"tls-required", http.StatusBadRequest, 0, "This takes TLS: use https:// or, for an agent, wss://."}
 	probReadTimeout = &problem{"request-timeout", http.StatusRequestTimeout, 0, "The head of the request did not arrive in time."}
 	probTarget      = &problem{"target-too-long", http.StatusRequestURITooLong, 0, "The address is too long."}
 	probMisdirected = &problem{"misdirected", http.StatusMisdirectedRequest, 0, "This connection is not for that name."}
@@ -61,6 +62,7 @@ var (
 	errVisitorLeft = errors.New("visitor left")
 	errNotFound    = errors.New("no such path")
 	errMisdirected = errors.New("host is not one for this conn")
+	errNoTLS       = errors.New("conn without TLS")
 	errDraining    = errors.New("server is shutting down")
 )
 
@@ -105,6 +107,8 @@ func explain(err error) *problem {
 		return probReadTimeout
 	case errors.Is(err, errNotFound):
 		return probNotFound
+	case errors.Is(err, errNoTLS):
+		return probNoTLS
 	case errors.Is(err, errMisdirected):
 		return probMisdirected
 	case errors.Is(err, errDraining):

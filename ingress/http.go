@@ -29,9 +29,26 @@ type HTTPOptions struct {
 	// whose host is Domain itself, an IP address, or not routed.
 	PathMode bool
 
-	// Scheme is what visitors speak, for X-Forwarded-Proto: "http" or
-	// "https"; empty means "http".
+	// Scheme is what visitors speak whose conns are not TLS, as far as the
+	// ingress can tell, for X-Forwarded-Proto: "http", or "https" if somebody
+	// else ends their TLS; empty means "http".
 	Scheme string
+
+	// Covers reports whether visitors whose TLS handshake asks for serverName,
+	// in lower case or empty, are shown a certificate that is good for host
+	// too. Their requests for other hosts are refused with 421, so that
+	// nobody speaks with a host whose certificate it has not seen. If nil,
+	// they may ask for any.
+	Covers func(serverName, host string) bool
+
+	// SecurePort is the port at which visitors reach the server with TLS. If
+	// it is not 0, those without are sent there, and agents without are
+	// refused.
+	SecurePort uint16
+
+	// H2C lets visitors without TLS speak HTTP/2 from the first byte (RFC
+	// 9113, section 3.3).
+	H2C bool
 
 	// TrustedProxies are the addresses of which forwarded header fields are
 	// believed and kept. From anybody else they are dropped.

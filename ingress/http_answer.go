@@ -88,8 +88,9 @@ func appendProblem(out []byte, p *problem, body []byte, contentType string, mino
 	return out
 }
 
-// redirect sends visitors of /<id> to /<id>/, so that relative links work.
-func (v *visitor) redirect() end {
+// redirect sends the visitor elsewhere: from /<id> to /<id>/, so that relative
+// links work, or to TLS.
+func (v *visitor) redirect(location string) end {
 	ex := v.ex
 	v.stopWatch()
 	read := ex.skipBody()
@@ -99,9 +100,7 @@ func (v *visitor) redirect() end {
 	out = append(out, "Permanent Redirect\r\n"...)
 	out = appendDate(out)
 	out = append(out, "Location: "...)
-	out = append(out, v.pathKey...)
-	out = append(out, '/')
-	out = append(out, ex.req.Target[len(v.pathKey):]...)
+	out = append(out, location...)
 	out = append(out, "\r\nContent-Length: 0\r\n"...)
 	out = appendConnection(out, ex.req.Minor, keep)
 	ex.out = append(out, "\r\n"...)

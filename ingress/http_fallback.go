@@ -105,6 +105,9 @@ func (f *fallback) route(r *http.Request, to *routed) (err error) {
 		to.Target, err = f.h.opts.Router.Route(r.Context(), to.key)
 		return err
 	}
+	if f.h.misdirected(r.TLS, []byte(r.Host)) {
+		return errMisdirected
+	}
 	name := f.h.parseHost([]byte(r.Host))
 	err = ErrNoRoute
 	if name.key != "" {
@@ -154,9 +157,9 @@ func (f *fallback) rewrite(pr *httputil.ProxyRequest) {
 	}
 	peer, _ := netip.ParseAddrPort(pr.In.RemoteAddr)
 	addr := peer.Addr().Unmap().WithZone("")
-	forFor, forFwd := forwardedBy(addr, f.h.opts.Scheme)
+	proto, host := f.h.schemeOf(pr.In.TLS != nil), out.Host
+	forFor, forFwd := forwardedBy(addr, proto)
 	element := forFwd + ";host=" + quoteHost(out.Host)
-	proto, host := f.h.opts.Scheme, out.Host
 	if f.h.trusts(addr) {
 		in := pr.In.Header
 		forFor = strings.Join(append(in.Values("X-Forwarded-For"), forFor), ", ")

@@ -43,7 +43,7 @@ func (v *visitor) appendForwarded(out []byte) []byte {
 	out = append(out, "\r\nX-Forwarded-Host: "...)
 	out = append(out, v.hostForUpstream()...)
 	out = append(out, "\r\nX-Forwarded-Proto: "...)
-	out = append(out, v.h.opts.Scheme...)
+	out = append(out, v.h.schemeOf(v.secure)...)
 	out = append(out, "\r\n"...)
 	out = append(out, "Forwarded: "...)
 	out = v.appendElement(out)
@@ -100,7 +100,7 @@ func (v *visitor) appendForwardedOn(out []byte) []byte {
 		}
 	}
 	if protos != 1 || proto == nil {
-		proto = []byte(v.h.opts.Scheme)
+		proto = []byte(v.h.schemeOf(v.secure))
 	}
 	if hosts != 1 || host == nil {
 		host = v.hostForUpstream()

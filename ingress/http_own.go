@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/tls"
 	"log"
 	"log/slog"
 	"net"
@@ -24,16 +23,8 @@ func (v *visitor) askOwn(head []byte) http.Handler {
 	}
 	r.Body = http.NoBody
 	r.RemoteAddr = v.conn.RemoteAddr().String()
-	r.TLS = tlsState(v.conn)
+	r.TLS = v.tls
 	return v.h.opts.Own(r.WithContext(v.ctx))
-}
-
-func tlsState(c net.Conn) *tls.ConnectionState {
-	if t, ok := c.(interface{ ConnectionState() tls.ConnectionState }); ok {
-		state := t.ConnectionState()
-		return &state
-	}
-	return nil
 }
 
 // handOff gives the conn to the server of package net/http, for good. The
@@ -54,8 +45,16 @@ func (v *visitor) handOff(handler http.Handler) end {
 	return gaveConn
 }
 
+// Limits of HTTP/2. A stream that nobody reads must not keep the others of its
+// conn waiting.
+const (
+	maxH2Streams = 250     // at a time on one conn
+	h2Window     = 1 << 20 // bytes of one request that wait to be read
+	h2ConnWindow = 4<<20 - 1
+)
+
 // An innerServer serves conns with package net/http: those for the server
-// itself, and those whose requests the relay does not carry.
+// itself, those of HTTP/2, and those whose requests the relay does not carry.
 type innerServer struct {
 	h     *HTTP
 	srv   *http.Server
@@ -77,6 +76,12 @@ func (s *innerServer) init(h *HTTP) {
 		IdleTimeout:       h.opts.IdleTimeout,
 		MaxHeaderBytes:    h.opts.MaxHeadBytes,
 		ErrorLog:          log.New(logWriter{h}, "", 0),
+		Protocols:         new(http.Protocols),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          maxH2Streams,
+			MaxReceiveBufferPerStream:     h2Window,
+			MaxReceiveBufferPerConnection: h2ConnWindow,
+		},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, handedKey{}, c)
 		},
@@ -86,6 +91,9 @@ func (s *innerServer) init(h *HTTP) {
 			}
 		},
 	}
+	s.srv.Protocols.SetHTTP1(true)
+	s.srv.Protocols.SetHTTP2(true)
+	s.srv.Protocols.SetUnencryptedHTTP2(h.opts.H2C)
 }
 
 // A logWriter takes what net/http has to say, which is about visitors' faults
@@ -103,8 +111,10 @@ func (w logWriter) Write(p []byte) (int, error) {
 
 type handedKey struct{}
 
-// give reports false if the server is closed; the conn then stays the caller's.
-func (s *innerServer) give(c *handedConn) bool {
+// give takes a *handedConn, or a *tls.Conn on which HTTP/2 was agreed, which
+// counts among the visitors. It reports false if the server is closed; the conn
+// then stays the caller's.
+func (s *innerServer) give(c net.Conn) bool {
 	s.mu.Lock()
 	if s.over {
 		s.mu.Unlock()
@@ -166,12 +176,19 @@ type ownAddr struct{}
 func (ownAddr) Network() string { return "handed" }
 func (ownAddr) String() string  { return "handed" }
 
-// serve is the handler of all requests on handed-off conns.
+// serve is the handler of all requests that package net/http parses.
 func (s *innerServer) serve(w http.ResponseWriter, r *http.Request) {
-	hc := r.Context().Value(handedKey{}).(*handedConn)
-	r.TLS = tlsState(hc.Conn)
-	handler := hc.first
-	hc.first = nil
+	var handler http.Handler
+	if hc, ok := r.Context().Value(handedKey{}).(*handedConn); ok {
+		if r.TLS == nil {
+			r.TLS = tlsState(hc.Conn)
+		}
+		handler, hc.first = hc.first, nil
+		w = &handedWriter{w, hc}
+	}
+	if handler == nil && s.upgrades(w, r) {
+		return
+	}
 	own := strings.HasPrefix(r.URL.Path, ownPath)
 	if handler == nil && s.h.opts.Own != nil && (own || r.Header.Get("Upgrade") != "") {
 		handler = s.h.opts.Own(r)
@@ -184,7 +201,7 @@ func (s *innerServer) serve(w http.ResponseWriter, r *http.Request) {
 	default:
 		handler = &s.h.fallback
 	}
-	handler.ServeHTTP(&handedWriter{w, hc}, r)
+	handler.ServeHTTP(w, r)
 }
 
 // A handedConn is a conn of which the first bytes have been read.

@@ -27,10 +27,20 @@ func (v *visitor) serveRequest() end {
 		ex.used = n
 		err = ex.req.Parse(head, http1.Limits{})
 	}
+	if err == http1.ErrVersion && v.speaksH2C() {
+		return v.handOff(nil)
+	}
 	if err != nil {
 		ex.req.KeepAlive = false
 		ex.bodyLeft = -1
 		return v.report(v.fail(err))
+	}
+	if !v.spoken {
+		v.spoken = true
+		v.tls = tlsState(v.conn)
+	}
+	if v.mustUpgrade() {
+		return v.report(v.toTLS())
 	}
 	own := hasPrefix(ex.req.Target, ownPath)
 	if own || ex.req.Upgrade != nil && v.h.opts.Own != nil {
@@ -59,6 +69,9 @@ func (v *visitor) route() (to Target, err error) {
 		return v.h.opts.Router.Route(v.ctx, ex.key)
 	}
 	name := v.lookAt(ex.req.Host)
+	if name.misdirected {
+		return Target{}, errMisdirected
+	}
 	if name.key != "" {
 		to, err = v.h.opts.Router.Route(v.ctx, name.key)
 		if err == nil || !name.paths || !errors.Is(err, ErrNoRoute) {
@@ -103,7 +116,7 @@ func (v *visitor) relay() end {
 		case v.gone.Load():
 			return v.fail(errVisitorLeft)
 		case err == errNoSlash:
-			return v.redirect()
+			return v.redirect(v.pathKey + "/" + string(ex.req.Target[len(v.pathKey):]))
 		case err != nil && cause != nil:
 			return v.fail(cause)
 		case err != nil:

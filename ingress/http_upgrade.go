@@ -69,9 +69,21 @@ func upgradeOf(ex *exchange) []byte {
 	return ex.req.Upgrade
 }
 
+// abortSocket ends c so that the far side does not take what it got for all.
+// The close of a TLS conn would be such an end: it says so before it closes.
 func abortSocket(c net.Conn) {
-	if tc, ok := c.(*net.TCPConn); ok {
-		tc.SetLinger(0) // RST
+	for inner := c; ; {
+		if l, ok := inner.(interface{ SetLinger(sec int) error }); ok {
+			l.SetLinger(0) // RST
+			inner.Close()
+			break
+		}
+		w, ok := inner.(interface{ NetConn() net.Conn })
+		if !ok {
+			inner.Close()
+			break
+		}
+		inner = w.NetConn()
 	}
 	c.Close()
 }

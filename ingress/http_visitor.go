@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -27,9 +28,12 @@ type visitor struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	peer     netip.AddrPort
-	trusted  bool   // peer is one of the trusted proxies
-	forFor   string // peer for X-Forwarded-For
-	forFwd   string // the element of Forwarded up to host=
+	secure   bool                 // conn is TLS
+	tls      *tls.ConnectionState // nil until the first request has come, or if conn is not TLS
+	spoken   bool                 // a request has come
+	trusted  bool                 // peer is one of the trusted proxies
+	forFor   string               // peer for X-Forwarded-For
+	forFwd   string               // the element of Forwarded up to host=
 
 	idle     atomic.Bool            // waits for a request; whoever unsets it has the conn
 	gone     atomic.Bool            // left, or is to leave
@@ -50,7 +54,8 @@ func newVisitor(ctx context.Context, h *HTTP, l net.Listener, conn net.Conn) *vi
 	v.park.init(conn)
 	v.peer = addrPort(conn.RemoteAddr())
 	v.trusted = h.trusts(v.peer.Addr())
-	v.forFor, v.forFwd = forwardedBy(v.peer.Addr(), h.opts.Scheme)
+	v.secure = isTLS(conn)
+	v.forFor, v.forFwd = forwardedBy(v.peer.Addr(), h.schemeOf(v.secure))
 	v.idle.Store(true)
 	return v
 }
@@ -263,12 +268,15 @@ type hostName struct {
 	// paths says that the first segment of the path may be an ID, if key is
 	// not routed.
 	paths bool
+	// misdirected says that the conn is not for this name.
+	misdirected bool
 }
 
 // lookAt returns what the Host field host leads to.
 func (v *visitor) lookAt(host []byte) *hostName {
 	if string(host) != v.name.raw || len(host) == 0 {
 		v.name = v.h.parseHost(host)
+		v.name.misdirected = v.h.misdirected(v.tls, host)
 	}
 	return &v.name
 }
