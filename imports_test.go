@@ -49,6 +49,7 @@ var allowed = []struct {
 	{"packaging/...", nil},
 	{"adittest", []string{"tunnel", "internal/...", "auth", "dialect", "dialect/...", "ingress", "server", "adit"}},
 	{"cmd/adit", []string{anything, "config"}},
+	{"examples/...", []string{"adit", "server", "auth", "dialect", "dialect/..."}},
 	{"e2e", []string{anything}},
 }
 
