@@ -132,6 +132,7 @@ type Agent struct {
 
 	leaving func() // closes left
 	left    chan struct{}
+	drained chan struct{} // gets one when a session that the server drained has ended
 
 	settled  bool // everything was bound once; of the goroutine in Run
 	handlers *handlerServers
@@ -161,6 +162,7 @@ func New(opts Options) (*Agent, error) {
 		handlers: newHandlerServers(opts.Logger),
 		tunnels:  newTunnelSet(opts.Tunnels),
 		left:     left,
+		drained:  make(chan struct{}, 1),
 		leaving:  sync.OnceFunc(func() { close(left) }),
 		dialer: &native.Dialer{
 			Server:      opts.Server,
@@ -257,8 +259,27 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		a.log.Warn("not connected", "err", err, "dur", wait)
 		a.state(State{Phase: phase, Err: err, Wait: wait})
-		if !sleep(trying, wait) {
+		if !a.pause(trying, wait, &b) {
 			return nil
+		}
+	}
+}
+
+// pause waits for d, and reports false if ctx ended before. When a server that
+// drained ends meanwhile, one in its place may be there soon: the wait begins
+// anew with the shortest one.
+func (a *Agent) pause(ctx context.Context, d time.Duration, b *backoff.Backoff) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			return true
+		case <-a.drained:
+			b.Reset()
+			t.Reset(b.Next())
+		case <-ctx.Done():
+			return false
 		}
 	}
 }
@@ -269,17 +290,6 @@ func (a *Agent) end() {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	a.handlers.shutdown(ctx)
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // final reports whether trying again is of no use: it would need other options.
@@ -359,7 +369,11 @@ func (a *Agent) connect(ctx, trying context.Context) error {
 			st.retire()
 			a.streams.Go(func() {
 				defer stop()
-				st.finish(ctx, func() {})
+				st.finish(ctx, true, func() {})
+				select {
+				case a.drained <- struct{}{}:
+				default:
+				}
 			})
 			return errDrained
 		case <-trying.Done():
@@ -369,7 +383,7 @@ func (a *Agent) connect(ctx, trying context.Context) error {
 				st.leave(ctx)
 				a.state(State{Phase: Stopping})
 			}
-			st.finish(ctx, func() { a.state(State{Phase: Stopping}) })
+			st.finish(ctx, false, func() { a.state(State{Phase: Stopping}) })
 			return context.Cause(trying)
 		case <-a.tunnels.changed:
 		case <-again.C:

@@ -240,20 +240,22 @@ func (s *sitting) again() *time.Timer {
 	return time.NewTimer(wait)
 }
 
-// finish closes the session when its streams have ended. When ctx ends it asks
-// for no more of them, calls told, and gives them the time of Options.Grace.
-func (s *sitting) finish(ctx context.Context, told func()) {
+// finish closes the session when its streams have ended. If moved, the server
+// ends it, which may open streams for visitors that are still there until then.
+// When ctx ends finish asks for no more streams, calls told, and gives those
+// that are open the time of Options.Grace.
+func (s *sitting) finish(ctx context.Context, moved bool, told func()) {
 	limit := time.NewTimer(drainTimeout)
 	defer limit.Stop()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	ending := ctx.Done()
 	var cut <-chan struct{}
-	for wait := true; wait && s.session.Streams() > 0; {
+	for wait := true; wait && (moved || s.session.Streams() > 0); {
 		select {
 		case <-tick.C:
 		case <-ending:
-			ending, cut = nil, s.agent.opts.Cut
+			ending, moved, cut = nil, false, s.agent.opts.Cut
 			s.session.Drain("the agent is shutting down")
 			limit.Reset(s.agent.opts.Grace)
 			told()

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"adit/internal/lastcall"
 	"adit/tunnel"
 )
 
@@ -120,6 +121,12 @@ const (
 	lingerFor    = 5 * time.Second       // for a visitor that still sends to see its answer
 	lingerBytes  = 64 << 20
 	tooManyWrite = time.Second
+
+	// While the ingress shuts down, a conn waits no longer than this for its
+	// first request, which is on its way as a rule, and for a further one,
+	// which may just have come.
+	firstCall = time.Second
+	lastCall  = 100 * time.Millisecond
 )
 
 // An HTTP is the ingress for visitors that speak HTTP/1.0 and HTTP/1.1. It
@@ -132,14 +139,16 @@ type HTTP struct {
 	requests sync.Pool // of *exchange
 	inner    innerServer
 	fallback fallback
-	draining atomic.Bool
+	retiring atomic.Bool // conns are to end with the next answer
+	draining atomic.Bool // and no more are accepted
 
 	mu        sync.Mutex // guards the fields below
+	fewer     sync.Cond  // of mu: there are fewer accept loops, visitors or conns
 	closed    bool
 	visitors  map[*visitor]struct{}
 	listeners map[net.Listener]struct{}
-	count     int           // visitors and the conns that inner has
-	empty     chan struct{} // closed when count falls to 0 while draining; nil if nobody waits
+	accepting int // accept loops
+	count     int // visitors and the conns that inner has
 	sweeping  bool
 	stopSweep chan struct{}
 	wg        sync.WaitGroup // of all goroutines
@@ -167,6 +176,7 @@ func NewHTTP(opts HTTPOptions) *HTTP {
 		listeners: make(map[net.Listener]struct{}),
 		stopSweep: make(chan struct{}),
 	}
+	h.fewer.L = &h.mu
 	h.streams.max = opts.MaxIdleStreams
 	h.requests.New = func() any { return newExchange() }
 	h.inner.init(h)
@@ -194,6 +204,8 @@ func (h *HTTP) Serve(ctx context.Context, l net.Listener) error {
 		return http.ErrServerClosed
 	}
 	defer h.removeListener(l)
+	over := sync.OnceFunc(h.stopAccepting)
+	defer over()
 	var own sync.WaitGroup // a visitor's goroutine closes its conn when ctx ends
 	defer own.Wait()
 	stop := context.AfterFunc(ctx, func() {
@@ -208,6 +220,8 @@ func (h *HTTP) Serve(ctx context.Context, l net.Listener) error {
 		if err != nil {
 			switch {
 			case h.draining.Load():
+				l.Close()
+				over()
 				own.Wait()
 				return http.ErrServerClosed
 			case ctx.Err() != nil:
@@ -250,11 +264,19 @@ func (h *HTTP) addListener(l net.Listener) bool {
 		return false
 	}
 	h.listeners[l] = struct{}{}
+	h.accepting++
 	if !h.sweeping {
 		h.sweeping = true
 		h.wg.Go(h.sweep)
 	}
 	return true
+}
+
+func (h *HTTP) stopAccepting() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.accepting--
+	h.fewer.Broadcast()
 }
 
 func (h *HTTP) removeListener(l net.Listener) {
@@ -281,7 +303,7 @@ func (h *HTTP) sweep() {
 func (h *HTTP) admit(ctx context.Context, l net.Listener, conn net.Conn) (*visitor, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed || h.draining.Load() || h.count >= h.opts.MaxVisitors {
+	if h.closed || h.count >= h.opts.MaxVisitors {
 		return nil, false
 	}
 	v := newVisitor(ctx, h, l, conn)
@@ -306,6 +328,7 @@ func refuse(conn net.Conn) {
 func (h *HTTP) forget(v *visitor, handedOff bool) {
 	h.mu.Lock()
 	delete(h.visitors, v)
+	h.fewer.Broadcast()
 	h.mu.Unlock()
 	if !handedOff {
 		h.uncount()
@@ -315,10 +338,8 @@ func (h *HTTP) forget(v *visitor, handedOff bool) {
 func (h *HTTP) uncount() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.count--; h.count == 0 && h.empty != nil {
-		close(h.empty)
-		h.empty = nil
-	}
+	h.count--
+	h.fewer.Broadcast()
 }
 
 // Visitors returns the number of visitors' conns.
@@ -347,44 +368,62 @@ func (h *HTTP) snapshot() []*visitor {
 	return all
 }
 
-// Shutdown stops accepting visitors, closes conns that wait for a request, and
-// waits until the others have had the answer to theirs or ctx ends. Conns that
-// a handler hijacked are not waited for. It does not replace Close.
+// Retire has each conn end with the answer to its next request, so that few are
+// left when Shutdown comes. New conns are still accepted.
+func (h *HTTP) Retire() { h.retiring.Store(true) }
+
+// parting reports whether a conn is to end with the answer to its request.
+func (h *HTTP) parting() bool { return h.retiring.Load() }
+
+// Shutdown stops accepting visitors, and waits until those that are here, or
+// wait in the listeners' queues, have had the answer to their request or ctx
+// ends. Conns that wait for a request, without one on its way, are closed.
+// Conns that a handler hijacked are not waited for. It does not replace Close.
 func (h *HTTP) Shutdown(ctx context.Context) error {
+	h.Retire()
 	h.draining.Store(true)
 	h.mu.Lock()
 	for l := range h.listeners {
-		l.Close()
+		lastcall.Begin(l)
 	}
 	h.mu.Unlock()
 	for _, v := range h.snapshot() {
-		v.closeIfIdle()
+		v.hurry()
+	}
+	// Visitors may still give conns to the inner server.
+	if err := h.await(ctx, func() bool { return h.accepting == 0 && len(h.visitors) == 0 }); err != nil {
+		return err
 	}
 	if err := h.inner.shutdown(ctx); err != nil {
 		return err
 	}
+	return h.await(ctx, func() bool { return h.count == 0 })
+}
+
+// await waits until what few reports, under the lock, is so or ctx ends.
+func (h *HTTP) await(ctx context.Context, few func() bool) error {
+	stop := context.AfterFunc(ctx, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.fewer.Broadcast()
+	})
+	defer stop()
 	h.mu.Lock()
-	if h.count == 0 {
-		h.mu.Unlock()
-		return nil
+	defer h.mu.Unlock()
+	for !few() {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		h.fewer.Wait()
 	}
-	if h.empty == nil {
-		h.empty = make(chan struct{})
-	}
-	empty := h.empty
-	h.mu.Unlock()
-	select {
-	case <-empty:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return nil
 }
 
 // Close ends all conns and idle streams, except conns that a handler hijacked,
 // and waits for the goroutines. Serve returns. Calls after the first return
 // nil.
 func (h *HTTP) Close() error {
+	h.retiring.Store(true)
 	h.draining.Store(true)
 	h.mu.Lock()
 	first := !h.closed

@@ -32,7 +32,7 @@ func (v *visitor) answer(p *problem, body []byte, contentType string) end {
 	ex := v.ex
 	ex.status = p.status
 	read := ex.upload == nil && ex.bodyLeft >= 0 && ex.skipBody()
-	keep := read && ex.req.KeepAlive && !v.h.draining.Load()
+	keep := read && ex.req.KeepAlive && !v.h.parting()
 	head := string(ex.req.Method) == "HEAD"
 	ex.out = appendProblem(ex.out[:0], p, body, contentType, ex.minor(), keep, head)
 	if head {
@@ -94,7 +94,7 @@ func (v *visitor) redirect(location string) end {
 	ex := v.ex
 	v.stopWatch()
 	read := ex.skipBody()
-	keep := read && ex.req.KeepAlive && !v.h.draining.Load()
+	keep := read && ex.req.KeepAlive && !v.h.parting()
 	ex.status = 308
 	out := appendStatus(ex.out[:0], ex.req.Minor, ex.status)
 	out = append(out, "Permanent Redirect\r\n"...)

@@ -178,6 +178,9 @@ func (ownAddr) String() string  { return "handed" }
 
 // serve is the handler of all requests that package net/http parses.
 func (s *innerServer) serve(w http.ResponseWriter, r *http.Request) {
+	if s.h.parting() && r.Header.Get("Upgrade") == "" {
+		w.Header().Set("Connection", "close") // of HTTP/2: GOAWAY
+	}
 	var handler http.Handler
 	if hc, ok := r.Context().Value(handedKey{}).(*handedConn); ok {
 		if r.TLS == nil {

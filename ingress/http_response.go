@@ -90,7 +90,7 @@ func (v *visitor) relayResponse(s *stream, head, have int, whole bool) end {
 
 	b := &ex.body
 	*b = body{v: v, s: s, reuse: resp.KeepAlive && whole}
-	b.keep = ex.req.KeepAlive && whole && !v.h.draining.Load() && (ex.upload == nil || ex.upload.complete.Load())
+	b.keep = ex.req.KeepAlive && whole && !v.h.parting() && (ex.upload == nil || ex.upload.complete.Load())
 	b.chunk = ex.req.Minor == 1 && (resp.Framing == http1.Chunked || resp.Framing == http1.UntilClose)
 	if ex.req.Minor == 0 && (resp.Framing == http1.Chunked || resp.Framing == http1.UntilClose) {
 		b.keep = false

@@ -68,6 +68,15 @@ func serverNameOf(state *tls.ConnectionState) string {
 	return name
 }
 
+// Where load balancers ask whether the server is well. They do so without TLS
+// too; the answers are Own's, as for all paths of the server itself.
+const (
+	HealthPath = ownPath + "healthz"
+	ReadyPath  = ownPath + "readyz"
+)
+
+func isHealth(target string) bool { return target == HealthPath || target == ReadyPath }
+
 // preface is how HTTP/2 begins (RFC 9113, section 3.4), up to what is not the
 // head of a request.
 var preface = []byte("PRI * HTTP/2.0\r\n")
@@ -80,7 +89,7 @@ func (v *visitor) speaksH2C() bool {
 // mustUpgrade reports whether the visitor has to come again with TLS. What a
 // trusted proxy has got with TLS it need not pass on with it.
 func (v *visitor) mustUpgrade() bool {
-	if v.h.opts.SecurePort == 0 || v.secure {
+	if v.h.opts.SecurePort == 0 || v.secure || isHealth(string(v.ex.req.Target)) {
 		return false
 	}
 	if v.trusted {
@@ -120,7 +129,7 @@ func (v *visitor) toTLS() end {
 // parsed. It reports whether it has answered.
 func (s *innerServer) upgrades(w http.ResponseWriter, r *http.Request) bool {
 	h := s.h
-	if h.opts.SecurePort == 0 || r.TLS != nil {
+	if h.opts.SecurePort == 0 || r.TLS != nil || isHealth(targetOf(r)) {
 		return false
 	}
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)

@@ -35,7 +35,8 @@ type visitor struct {
 	forFor   string               // peer for X-Forwarded-For
 	forFwd   string               // the element of Forwarded up to host=
 
-	idle     atomic.Bool            // waits for a request; whoever unsets it has the conn
+	state    atomic.Int32           // a visitorState; whoever sets it to busy may set the deadline
+	hurrying sync.Mutex             // held by hurry
 	gone     atomic.Bool            // left, or is to leave
 	current  atomic.Pointer[stream] // what the request in progress uses
 	watch    watch
@@ -56,7 +57,6 @@ func newVisitor(ctx context.Context, h *HTTP, l net.Listener, conn net.Conn) *vi
 	v.trusted = h.trusts(v.peer.Addr())
 	v.secure = isTLS(conn)
 	v.forFor, v.forFwd = forwardedBy(v.peer.Addr(), h.schemeOf(v.secure))
-	v.idle.Store(true)
 	return v
 }
 
@@ -98,6 +98,13 @@ const (
 	gaveConn               // somebody else has it
 )
 
+// What a visitor does, as far as hurry has to know.
+const (
+	busy    int32 = iota // with a request, or it was hurried
+	fresh                // it waits for its first request
+	resting              // it waits for another one
+)
+
 // serve reads and answers requests until the conn ends. It owns the conn.
 func (v *visitor) serve() {
 	last := closeConn
@@ -131,10 +138,6 @@ func (v *visitor) serve() {
 		if v.ex.w == 0 {
 			v.releaseExchange()
 		}
-		if v.h.draining.Load() {
-			last = closeConn
-			return
-		}
 	}
 }
 
@@ -149,29 +152,36 @@ func (v *visitor) releaseExchange() {
 // awaitRequest waits, without a buffer, for bytes and reads them into a new
 // exchange. It reports false if there will be none.
 func (v *visitor) awaitRequest() bool {
-	if !v.idle.Load() { // the first wait has the time for a head
+	state := fresh // it has the time for a head, from the conn's opening
+	if v.spoken {
+		state = resting
 		v.setReadDeadline(v.h.opts.IdleTimeout, v.h.opts.IdleTimeout/10)
-		v.idle.Store(true)
 	}
+	v.state.Store(state)
 	if v.h.draining.Load() {
-		return false
+		v.hurry()
 	}
 	ex, err := v.park.read(v.h)
-	if !v.idle.CompareAndSwap(true, false) {
-		if ex != nil {
-			ex.reset()
-			v.h.requests.Put(ex)
-		}
-		return false
+	if !v.state.CompareAndSwap(state, busy) {
+		v.hurrying.Lock() // until the deadline is set
+		v.conn.SetReadDeadline(time.Time{})
+		v.hurrying.Unlock()
+		v.deadline = 0
 	}
 	v.ex = ex
 	return err == nil
 }
 
-// closeIfIdle closes the conn if it waits for a request.
-func (v *visitor) closeIfIdle() {
-	if v.idle.CompareAndSwap(true, false) {
-		v.conn.Close()
+// hurry bounds the wait for a request, if the visitor is in one. What has come
+// by then is still served. It may be called from any goroutine.
+func (v *visitor) hurry() {
+	v.hurrying.Lock()
+	defer v.hurrying.Unlock()
+	switch {
+	case v.state.CompareAndSwap(fresh, busy):
+		v.conn.SetReadDeadline(time.Now().Add(firstCall))
+	case v.state.CompareAndSwap(resting, busy):
+		v.conn.SetReadDeadline(time.Now().Add(lastCall))
 	}
 }
 

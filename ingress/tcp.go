@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"adit/internal/lastcall"
 	"adit/tunnel"
 )
 
@@ -63,7 +64,8 @@ type TCP struct {
 	running sync.WaitGroup // accept loops and visitors
 
 	mu       sync.Mutex // guards the fields below, and all tcpPorts
-	closed   bool
+	closed   bool       // no port is opened any more
+	over     bool       // and no visitor let in
 	ports    map[uint16]*tcpPort
 	visitors map[*tcpVisitor]struct{}
 }
@@ -217,6 +219,7 @@ func (t *TCP) listen(p *tcpPort, port uint16) error {
 	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{
 		Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 4,
 	}}
+	lc.SetMultipathTCP(false) // see package lastcall
 	addr := ":" + strconv.Itoa(int(port))
 	if t.opts.Addr.IsValid() {
 		addr = netip.AddrPortFrom(t.opts.Addr, port).String()
@@ -270,10 +273,12 @@ func (t *TCP) release(port uint16, p *tcpPort) {
 	}
 }
 
-// closePorts closes all ports, lets no new ones open, and waits for neither.
-func (t *TCP) closePorts() {
+// closePorts closes all ports, lets no new ones open, and waits for neither. In
+// good order, visitors that wait in their queues are let in first.
+func (t *TCP) closePorts(order bool) {
 	t.mu.Lock()
 	t.closed = true
+	t.over = t.over || !order
 	var open []*tcpPort
 	for _, p := range t.ports {
 		if p.ln != nil {
@@ -283,14 +288,18 @@ func (t *TCP) closePorts() {
 	t.mu.Unlock()
 	for _, p := range open {
 		p.stop()
-		p.ln.Close()
+		if order {
+			lastcall.Begin(p.ln)
+		} else {
+			p.ln.Close()
+		}
 	}
 }
 
 // Shutdown closes all ports and waits until the last visitor has gone. When
 // ctx ends first, it resets those that are left and returns ctx's error.
 func (t *TCP) Shutdown(ctx context.Context) error {
-	t.closePorts()
+	t.closePorts(true)
 	gone := make(chan struct{})
 	go func() {
 		t.running.Wait()
@@ -309,7 +318,7 @@ func (t *TCP) Shutdown(ctx context.Context) error {
 // Close closes all ports and resets all visitors. It returns when they have
 // gone.
 func (t *TCP) Close() error {
-	t.closePorts()
+	t.closePorts(false)
 	t.mu.Lock()
 	left := make([]*tcpVisitor, 0, len(t.visitors))
 	for v := range t.visitors {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -62,6 +63,10 @@ func (t *TCP) accept(ctx context.Context, p *tcpPort) {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
+		if errors.Is(err, os.ErrDeadlineExceeded) { // nobody waits any more
+			p.ln.Close()
+			return
+		}
 		if err != nil { // such as EMFILE: there is nothing to do but wait
 			t.opts.Logger.Warn("accept failed", "addr", p.ln.Addr().String(), "err", err)
 			if pause.Wait(ctx) != nil {
@@ -80,7 +85,7 @@ func (t *TCP) admit(p *tcpPort, conn net.Conn) {
 	v := &tcpVisitor{conn: conn, port: p, cancel: cancel}
 	t.mu.Lock()
 	full := len(t.visitors) >= t.opts.MaxVisitors || p.visitors >= t.opts.MaxVisitorsPerPort
-	refused := full || t.closed
+	refused := full || t.over
 	if !refused {
 		t.visitors[v] = struct{}{}
 		p.visitors++

@@ -106,7 +106,7 @@ func (t *Table) lookupLocked(key string) (*slot, error) {
 		return nil, err
 	case s != nil:
 		return s, nil
-	case t.closed:
+	case t.closed || t.drained:
 		return nil, tunnel.ErrOffline
 	case t.opts.Warmup <= 0 || !time.Now().Before(t.warm):
 		return nil, tunnel.ErrNoRoute
@@ -153,7 +153,7 @@ func (t *Table) holdLocked(s *slot) (*waiter, error) {
 		}
 	}
 	switch {
-	case w.limit == 0:
+	case w.limit == 0 || t.drained:
 		return nil, tunnel.ErrOffline
 	case t.held >= t.opts.MaxHeld || s.waiters.Len() >= t.opts.MaxHeldPerName:
 		return nil, tunnel.ErrQueueFull

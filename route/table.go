@@ -117,6 +117,7 @@ type Table struct {
 
 	mu      sync.Mutex // guards the fields below, and all slots, entries and watches
 	closed  bool
+	drained bool             // nobody waits any more
 	byID    map[string]*slot // for hostnames below the domain and paths
 	byKey   map[string]*slot // for other hostnames, and ":" + port
 	watched map[tunnel.Tunnel]*watch
@@ -183,6 +184,21 @@ func (t *Table) Close() error {
 	t.mu.Unlock()
 	t.running.Wait()
 	return nil
+}
+
+// Drain ends all waits with ErrOffline, and lets none begin: no agent is coming
+// any more. Tunnels that are here and available are still found.
+func (t *Table) Drain() {
+	t.mu.Lock()
+	t.drained = true
+	var woken []*waiter
+	for _, m := range []map[string]*slot{t.byID, t.byKey} {
+		for _, s := range m {
+			woken = append(woken, t.turnAwayLocked(s, tunnel.ErrOffline)...)
+		}
+	}
+	t.mu.Unlock()
+	signal(woken)
 }
 
 // Add makes b reachable until remove is called or its tunnel ends. The error

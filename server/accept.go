@@ -98,7 +98,7 @@ func (s *Server) add(b *binder) (reason string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.closing:
+	case s.draining || s.closing:
 		return "the server is shutting down"
 	case len(s.tunnels) >= maxAgents:
 		return "the server has as many agents as it takes"

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -126,8 +127,12 @@ func TestDrain(t *testing.T) {
 	stopped := make(chan error, 1)
 	go func() { stopped <- f.stop() }()
 	a.phase(t, agent.Reconnecting) // it was told to go elsewhere
-	if _, err := net.Dial("tcp", f.Addr().String()); err == nil {
-		t.Error("a draining server accepts visitors")
+	for {                          // until nobody is let in any more
+		c, err := net.DialTimeout("tcp", f.Addr().String(), 50*time.Millisecond)
+		if err != nil {
+			break
+		}
+		c.Close()
 	}
 
 	// What was begun goes on.
@@ -313,5 +318,102 @@ func TestSessionEndsWithItsToken(t *testing.T) {
 	}
 	if lived := time.Since(began); lived < 3500*time.Millisecond {
 		t.Errorf("the session ended after %v, before its new token", lived)
+	}
+}
+
+// A drain loses nothing: whoever got through to the server is answered, over
+// conns of all ages and however late it came.
+func TestDrainAnswersEverybody(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		delay time.Duration
+	}{{"at once", 0}, {"with a delay", 200 * time.Millisecond}} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			f := start(t, func(o *server.Options) { o.DrainDelay = tt.delay })
+			f.agent(t, nil, httpTunnel(t, "web", saying(t, "web"))).up(t)
+			var wg sync.WaitGroup
+			var answered, asked atomic.Int64
+			half := make(chan struct{})
+			// exchange reports whether the conn can be used again. One that has
+			// been may end before a request, which is to be sent again then.
+			exchange := func(c net.Conn, r *bufio.Reader, again bool) bool {
+				asked.Add(1)
+				c.SetDeadline(time.Now().Add(patience))
+				_, err := io.WriteString(c, "GET /x HTTP/1.1\r\nHost: web.example.com\r\n\r\n")
+				var resp *http.Response
+				if err == nil {
+					resp, err = http.ReadResponse(r, nil)
+				}
+				if err != nil {
+					if !again {
+						t.Errorf("exchange on a new conn: %v", err)
+					}
+					return false
+				}
+				body, err := io.ReadAll(resp.Body)
+				if resp.StatusCode != 200 || string(body) != "web /x" || err != nil {
+					t.Errorf("got %s %q %v, code %q", resp.Status, body, err, resp.Header.Get("Adit-Error"))
+				}
+				if answered.Add(1) == 200 {
+					close(half)
+				}
+				return !resp.Close
+			}
+			for i := range 8 {
+				wg.Go(func() {
+					for {
+						c, err := net.DialTimeout("tcp", f.Addr().String(), 500*time.Millisecond)
+						if err != nil {
+							return // it did not get through
+						}
+						r := bufio.NewReader(c)
+						for again := false; exchange(c, r, again) && i%2 == 0 && !t.Failed(); again = true {
+						}
+						c.Close()
+						if t.Failed() {
+							return
+						}
+					}
+				})
+			}
+			<-half
+			began := time.Now()
+			if err := f.stop(); err != nil {
+				t.Errorf("Run: %v", err)
+			}
+			if took := time.Since(began); took < tt.delay || took > tt.delay+3*time.Second {
+				t.Errorf("the drain took %v", took)
+			}
+			wg.Wait()
+			t.Logf("%d of %d were answered", answered.Load(), asked.Load())
+		})
+	}
+}
+
+func TestNotReadyWhileDraining(t *testing.T) {
+	t.Parallel()
+	f := start(t, func(o *server.Options) { o.DrainDelay = time.Second })
+	a := f.agent(t, nil, httpTunnel(t, "web", saying(t, "web")))
+	a.up(t)
+	stopped := make(chan error, 1)
+	go func() { stopped <- f.stop() }()
+	a.phase(t, agent.Reconnecting) // it was told to look elsewhere
+	visitor := f.visitor(t)
+	if status, _ := f.get(t, visitor, "example.com", "/_adit/readyz"); status != 503 {
+		t.Errorf("readyz: got %d, want 503", status)
+	}
+	if status, _ := f.get(t, visitor, "example.com", "/_adit/healthz"); status != 200 {
+		t.Errorf("healthz: got %d, want 200", status)
+	}
+	if status, body := f.get(t, visitor, "web.example.com", "/"); status != 200 {
+		t.Errorf("a visitor: got %d %q, want it served", status, body)
+	}
+	if st := f.Status(); st.Ready || !st.Draining {
+		t.Errorf("got status %+v", st)
+	}
+	if err := <-stopped; err != nil {
+		t.Errorf("Run: %v", err)
 	}
 }

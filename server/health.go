@@ -3,24 +3,20 @@ package server
 import (
 	"io"
 	"net/http"
+
+	"adit/ingress"
 )
 
-// Where load balancers ask visitors' address whether the server is well. The
+// health returns the handler of a request for the server's health, or nil. The
 // answers say no more than they have to: anybody can ask.
-const (
-	healthPath = "/_adit/healthz"
-	readyPath  = "/_adit/readyz"
-)
-
-// health returns the handler of a request for the server's health, or nil.
 func (s *Server) health(r *http.Request) http.Handler {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return nil
 	}
 	switch r.URL.Path {
-	case healthPath:
+	case ingress.HealthPath:
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { sayHealth(w, nil) })
-	case readyPath:
+	case ingress.ReadyPath:
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { sayHealth(w, s.Ready()) })
 	}
 	return nil

@@ -125,7 +125,7 @@ type Server struct {
 	mu          sync.Mutex // guards the fields below
 	ran         bool
 	draining    bool // Ready says so
-	closing     bool // no agents are admitted any more
+	closing     bool // no handshake begins any more, and all tunnels end soon
 	handshaking int
 	handshakes  map[net.Conn]struct{} // conns of those that got as far
 	tunnels     map[tunnel.Tunnel]*binder
@@ -161,7 +161,7 @@ func New(opts Options) (*Server, error) {
 	if err := s.loadBlocks(); err != nil {
 		return nil, err
 	}
-	ln, err := net.Listen("tcp", opts.Listen)
+	ln, err := listen(opts.Listen)
 	if err != nil {
 		return nil, err // says where
 	}
@@ -200,6 +200,15 @@ func New(opts Options) (*Server, error) {
 	return s, nil
 }
 
+// listen opens a plain TCP listener: one for multipath TCP, which is Go's
+// default, has no filters, and so cannot be closed without losing visitors that
+// are just connecting (see package lastcall).
+func listen(addr string) (net.Listener, error) {
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	return lc.Listen(context.Background(), "tcp", addr)
+}
+
 // check looks at the options, before anything is opened.
 func (s *Server) check() (err error) {
 	switch o := s.opts; {
@@ -223,8 +232,9 @@ func (s *Server) Addr() netip.AddrPort { return s.ln.Addr().(*net.TCPAddr).AddrP
 // URL returns how visitors reach the server, and agents too.
 func (s *Server) URL() string { return s.base.String() }
 
-// Run serves until ctx ends or the listener fails. When ctx ends it takes no
-// new visitors, tells agents to go elsewhere, lets what visitors have begun
+// Run serves until ctx ends or the listener fails. When ctx ends it says so in
+// Ready, tells agents to look for another server, and goes on for
+// Options.DrainDelay. Then it takes no new visitors, lets what they have begun
 // finish for Options.Grace, and returns nil when nothing of the server is left.
 // It can be called once.
 func (s *Server) Run(ctx context.Context) error {
@@ -244,7 +254,7 @@ func (s *Server) Run(ctx context.Context) error {
 	select {
 	case err = <-served:
 	case <-ctx.Done():
-		s.drain()
+		err = s.drain(served)
 	}
 	stop()
 	s.http.Close()
@@ -257,21 +267,37 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
-// drain lets what is going on come to its end, for the grace period.
-func (s *Server) drain() {
-	ctx, cancel := context.WithTimeout(context.Background(), s.opts.Grace)
-	defer cancel()
-	s.log.Info("draining", "dur", s.opts.Grace)
-	var wg sync.WaitGroup
-	wg.Go(func() { s.http.Shutdown(ctx) })
-	wg.Go(func() { s.tcp.Shutdown(ctx) })
-	for _, t := range s.close() {
-		if d, ok := t.(tunnel.Drainer); ok {
+// drain lets what is going on come to its end, for the grace period. The error
+// is that of a listener that fails before.
+func (s *Server) drain(served <-chan error) error {
+	s.log.Info("draining", "delay", s.opts.DrainDelay, "grace", s.opts.Grace)
+	s.mu.Lock()
+	s.draining = true
+	s.mu.Unlock()
+	for _, b := range s.binders() {
+		if d, ok := b.tunnel.(tunnel.Drainer); ok {
 			d.Drain("the server is shutting down")
 		}
 	}
-	s.table.Close() // nobody need wait for an agent: none is coming
+	if s.opts.DrainDelay > 0 {
+		s.http.Retire()
+		delay := time.NewTimer(s.opts.DrainDelay)
+		defer delay.Stop()
+		select {
+		case <-delay.C:
+		case err := <-served:
+			return err
+		}
+	}
+	s.close()
+	s.table.Drain() // nobody need wait for an agent: none is coming
+	ctx, cancel := context.WithTimeout(context.Background(), s.opts.Grace)
+	defer cancel()
+	var wg sync.WaitGroup
+	wg.Go(func() { s.http.Shutdown(ctx) })
+	wg.Go(func() { s.tcp.Shutdown(ctx) })
 	wg.Wait()
+	return nil
 }
 
 // close admits no more agents, and returns the tunnels of those that are here.

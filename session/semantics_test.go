@@ -318,8 +318,8 @@ func TestDrain(t *testing.T) {
 	if !p.dialler.Draining() || p.dialler.Available() {
 		t.Errorf("Draining %v, Available %v at the side that was told; want true, false", p.dialler.Draining(), p.dialler.Available())
 	}
-	if p.listener.Draining() || p.listener.Available() {
-		t.Errorf("Draining %v, Available %v at the side that drains; want false, false", p.listener.Draining(), p.listener.Available())
+	if p.listener.Draining() || !p.listener.Available() {
+		t.Errorf("Draining %v, Available %v at the side that drains; want false, true", p.listener.Draining(), p.listener.Available())
 	}
 	if _, err := p.dialler.Open(nil); !errors.Is(err, session.ErrDraining) {
 		t.Errorf("Open at the side that was told: %v, want ErrDraining", err)

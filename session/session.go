@@ -183,11 +183,11 @@ func (s *Session) OnChange(f func()) {
 }
 
 // Available reports whether a stream that is opened now would reach the other
-// side at once: there is a carrier, and neither side drains.
+// side at once: there is a carrier, and the other side does not drain.
 func (s *Session) Available() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.err == nil && s.link != nil && !s.draining && !s.peerDraining
+	return s.err == nil && s.link != nil && !s.peerDraining
 }
 
 // Attached reports whether the session has a carrier.
@@ -482,7 +482,6 @@ func (s *Session) Drain(reason string) {
 	s.draining = true
 	s.appendCodelessLocked(frameDrain, 0, cleanReason(reason))
 	s.flushUnlock()
-	s.notifyChange()
 }
 
 // Draining reports whether the other side has asked for no more streams.

@@ -83,8 +83,9 @@ const (
 	EndShutdown                  // the server stops; come back later
 )
 
-// A Drainer is a tunnel whose agent can be told that it gets no more streams
-// here, so that it looks for another server while those that are open go on.
+// A Drainer is a tunnel whose agent can be told that this server is about to
+// stop, so that it looks for another one. Streams go on, and for visitors that
+// are still here more can be opened, until the tunnel is closed.
 type Drainer interface {
 	Drain(reason string)
 
