@@ -56,6 +56,9 @@ func (p *problem) fields(contentType string, length int) [][2]string {
 	if p.retry > 0 {
 		fields = append(fields, [2]string{"Retry-After", strconv.Itoa(p.retry)})
 	}
+	if p.challenge != "" {
+		fields = append(fields, [2]string{"WWW-Authenticate", p.challenge})
+	}
 	if p.status == http.StatusMethodNotAllowed {
 		fields = append(fields, [2]string{"Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"})
 	}

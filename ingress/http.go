@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"adit/internal/lastcall"
+	"adit/policy"
 	"adit/tunnel"
 )
 
@@ -139,8 +140,9 @@ type HTTP struct {
 	requests sync.Pool // of *exchange
 	inner    innerServer
 	fallback fallback
-	retiring atomic.Bool // conns are to end with the next answer
-	draining atomic.Bool // and no more are accepted
+	retiring atomic.Bool                  // conns are to end with the next answer
+	draining atomic.Bool                  // and no more are accepted
+	guard    atomic.Pointer[policy.Guard] // of all visitors; nil lets everybody in
 
 	mu        sync.Mutex // guards the fields below
 	fewer     sync.Cond  // of mu: there are fewer accept loops, visitors or conns
@@ -189,6 +191,10 @@ func setDefault[T int | time.Duration](v *T, def T) {
 		*v = def
 	}
 }
+
+// SetPolicy lets g decide on all visitors, from their next request on, beside
+// the policies of the tunnels that they go to; nil lets everybody in.
+func (h *HTTP) SetPolicy(g *policy.Guard) { h.guard.Store(g) }
 
 // now is the time since base, which is cheaper to compare than a time.Time.
 func (h *HTTP) now() time.Duration { return time.Since(h.base) }

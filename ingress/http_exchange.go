@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"adit/internal/http1"
+	"adit/policy"
 	"adit/tunnel"
 )
 
@@ -62,8 +63,12 @@ type exchange struct {
 	prefix   string        // path mode's "/<id>", or ""
 	tunnel   tunnel.Tunnel
 	service  string
-	bodyLeft int64 // bytes of the request's body that are not in out; -1 if chunked and not complete
-	body     body  // of the response
+	passed   *policy.Guard // that has let the request in last, but for h.guard
+	general  policy.Pass   // of h.guard
+	pass     policy.Pass   // of both
+	head     int           // length of the head in out
+	bodyLeft int64         // bytes of the request's body that are not in out; -1 if chunked and not complete
+	body     body          // of the response
 	upload   *upload
 	replied  bool // something of a response came
 	started  bool // the head of the response was sent, or a part of it
@@ -103,6 +108,7 @@ func (ex *exchange) reset() {
 // clear forgets the request.
 func (ex *exchange) clear() {
 	ex.tunnel, ex.upload = nil, nil
+	ex.passed, ex.general, ex.pass = nil, policy.Pass{}, policy.Pass{}
 	ex.body = body{}
 	ex.key, ex.prefix, ex.service, ex.code = "", "", "", ""
 	ex.target = nil

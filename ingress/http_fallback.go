@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"adit/internal/http1"
+	"adit/policy"
 )
 
 // A fallback relays requests with package net/http, where the relay of our own
@@ -32,11 +33,16 @@ type fallback struct {
 // A routed is what is known of a request in the fallback.
 type routed struct {
 	Target
-	key    string // that was routed
-	prefix string
-	err    error
-	at     time.Duration
-	body   *countingBody
+	in      *http.Request // as the visitor sent it
+	key     string        // that was routed
+	general policy.Pass   // of HTTP's own policy
+	passed  *policy.Guard // that has let the request in last, beside it
+	pass    policy.Pass   // of both
+	prefix  string
+	err     error
+	code    string // of an agent that answered by itself
+	at      time.Duration
+	body    *countingBody
 }
 
 type routedKey struct{}
@@ -60,10 +66,14 @@ func (f *fallback) init(h *HTTP) {
 // HTTP/2. It does not ask Own.
 func (h *HTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.fallback.ServeHTTP(w, r) }
 
-func (f *fallback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (f *fallback) ServeHTTP(w http.ResponseWriter, r *http.Request) { f.serve(w, r, nil) }
+
+// serve is ServeHTTP; general is what HTTP's own policy said of the request, if
+// it was asked before.
+func (f *fallback) serve(w http.ResponseWriter, r *http.Request, general *policy.Pass) {
 	to := &routed{at: f.h.now(), body: &countingBody{ReadCloser: r.Body, r: r}}
 	r = r.WithContext(context.WithValue(r.Context(), routedKey{}, to))
-	to.body.r = r
+	to.in, to.body.r = r, r
 	rec := &recorder{ResponseWriter: w}
 	if r.Body != nil && r.Body != http.NoBody {
 		r.Body = to.body
@@ -75,6 +85,16 @@ func (f *fallback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err == nil && r.Host == "" && r.ProtoAtLeast(1, 1) {
 		err = http1.ErrNoHost
 	}
+	switch {
+	case err != nil:
+	case general != nil:
+		to.general, to.pass = *general, *general
+	default:
+		if g := f.h.guard.Load(); g != nil {
+			to.general, err = g.Admit(r.Context(), f.policyRequest(to))
+			to.pass = to.general
+		}
+	}
 	if err == nil {
 		err = f.route(r, to)
 	}
@@ -83,8 +103,21 @@ func (f *fallback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(rec, r, u.String(), http.StatusPermanentRedirect)
 		return
 	}
+	if err == nil {
+		err = f.admit(to)
+	}
 	if err != nil {
 		f.fail(rec, r, err)
+		return
+	}
+	if r.Body != nil && r.Body != http.NoBody && to.pass.MaxBody > 0 {
+		r.Body = &limitedBody{r.Body, to.pass.MaxBody, to.pass.MaxBody}
+	}
+	if to.pass.Redirect != nil {
+		for _, field := range redirectFields(to.pass.Redirect) {
+			rec.Header().Set(field[0], field[1])
+		}
+		rec.WriteHeader(http.StatusSeeOther)
 		return
 	}
 	f.relay.ServeHTTP(rec, r)
@@ -152,6 +185,7 @@ func (f *fallback) rewrite(pr *httputil.ProxyRequest) {
 			delete(out.Header, name)
 		}
 	}
+	strip(out.Header, to.pass)
 	if _, sent := out.Header["User-Agent"]; !sent {
 		out.Header["User-Agent"] = nil // or Transport would add its own
 	}
@@ -164,8 +198,8 @@ func (f *fallback) rewrite(pr *httputil.ProxyRequest) {
 		in := pr.In.Header
 		forFor = strings.Join(append(in.Values("X-Forwarded-For"), forFor), ", ")
 		element = strings.Join(append(in.Values("Forwarded"), element), ", ")
-		if p := in.Values("X-Forwarded-Proto"); len(p) == 1 && (p[0] == "http" || p[0] == "https") {
-			proto = p[0]
+		if p, ok := forwardedProtoOf(in); ok {
+			proto = p
 		}
 		if h := in.Values("X-Forwarded-Host"); len(h) == 1 {
 			if _, _, ok := http1.SplitHost([]byte(h[0])); ok {
@@ -191,9 +225,15 @@ func quoteHost(host string) string {
 
 func (f *fallback) modify(resp *http.Response) error {
 	to := routedOf(resp.Request)
-	for name := range resp.Header {
+	for name, values := range resp.Header {
 		switch http1.KindOf([]byte(name)) {
-		case http1.Adit, http1.Lookalike, http1.HopByHop:
+		case http1.Adit:
+			if to.pass.AgentErrors && len(values) == 1 && isAgentError([]byte(name), []byte(values[0])) {
+				to.code = values[0]
+				continue
+			}
+			delete(resp.Header, name)
+		case http1.Lookalike, http1.HopByHop:
 			delete(resp.Header, name)
 		}
 	}
@@ -224,6 +264,9 @@ func (f *fallback) fail(w http.ResponseWriter, r *http.Request, err error) {
 		panic(http.ErrAbortHandler)
 	}
 	p := explain(err)
+	if p == probBody && r.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close") // or net/http would wait for the rest of the body
+	}
 	writeProblem(w, r, p, r.Host)
 }
 
@@ -239,6 +282,7 @@ func (f *fallback) report(w *recorder, r *http.Request, to *routed) {
 	if to.Tunnel != nil {
 		done.ID = to.Tunnel.ID()
 	}
+	done.Code = to.code
 	if to.err != nil {
 		p := explain(to.err)
 		done.Status, done.Code = p.status, p.code

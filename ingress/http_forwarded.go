@@ -79,15 +79,10 @@ func (v *visitor) appendElement(out []byte) []byte {
 // hop, and single values are kept if there is exactly one that is valid.
 func (v *visitor) appendForwardedOn(out []byte) []byte {
 	ex := v.ex
-	var proto, host []byte
-	var protos, hosts int
+	var host []byte
+	var hosts int
 	for _, f := range ex.req.Fields {
 		switch f.Kind {
-		case http1.ForwardedProto:
-			protos++
-			if http1.EqualFold(f.Value, "http") || http1.EqualFold(f.Value, "https") {
-				proto = f.Value
-			}
 		case http1.ForwardedHost:
 			hosts++
 			if _, _, ok := http1.SplitHost(f.Value); ok {
@@ -99,7 +94,8 @@ func (v *visitor) appendForwardedOn(out []byte) []byte {
 			}
 		}
 	}
-	if protos != 1 || proto == nil {
+	proto := ex.forwardedProto()
+	if proto == nil {
 		proto = []byte(v.h.schemeOf(v.secure))
 	}
 	if hosts != 1 || host == nil {
@@ -128,6 +124,25 @@ func (v *visitor) appendForwardedOn(out []byte) []byte {
 		out = append(out, "\r\n"...)
 	}
 	return out
+}
+
+// forwardedProto returns X-Forwarded-Proto if there is exactly one that is
+// valid, and nil otherwise.
+func (ex *exchange) forwardedProto() (proto []byte) {
+	protos := 0
+	for _, f := range ex.req.Fields {
+		if f.Kind != http1.ForwardedProto {
+			continue
+		}
+		protos++
+		if http1.EqualFold(f.Value, "http") || http1.EqualFold(f.Value, "https") {
+			proto = f.Value
+		}
+	}
+	if protos != 1 {
+		return nil
+	}
+	return proto
 }
 
 // appendList appends all values of the fields of that kind, each with a comma

@@ -1,12 +1,14 @@
 package ingress
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net/http"
 	"strconv"
 
 	"adit/internal/http1"
+	"adit/policy"
 	"adit/tunnel"
 )
 
@@ -107,6 +109,13 @@ func (v *visitor) relay() end {
 		built   bool
 	)
 	v.startWatch()
+	if g := v.h.guard.Load(); g != nil {
+		var err error
+		if ex.general, err = g.Admit(v.ctx, v.policyRequest()); err != nil {
+			return v.fail(err)
+		}
+		ex.pass = ex.general
+	}
 	first := v.h.now()
 	for try := 1; ; try++ {
 		to, err := v.route()
@@ -127,9 +136,24 @@ func (v *visitor) relay() end {
 			return v.fail(cause)
 		}
 		if _, ok := t.(http.RoundTripper); ok || to.HTTP2 {
-			return v.handOff(http.HandlerFunc(v.h.fallback.ServeHTTP))
+			general := ex.general
+			return v.handOff(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				v.h.fallback.serve(w, r, &general)
+			}))
 		}
 		ex.tunnel = t
+		if to.Policy != ex.passed {
+			before := ex.pass
+			if err := v.admit(to.Policy); err != nil {
+				return v.fail(err)
+			}
+			if built && !ex.pass.Same(before) {
+				v.rebuildHead()
+			}
+		}
+		if ex.pass.Redirect != nil {
+			return v.redirectTo(ex.pass.Redirect)
+		}
 		if !built {
 			if err := v.buildRequest(); err != nil {
 				return v.fail(err)
@@ -177,11 +201,29 @@ func idempotent(method []byte) bool {
 // has arrived of the body.
 func (v *visitor) buildRequest() error {
 	ex := v.ex
-	req := &ex.req
-	if req.Framing != http1.NoBody {
+	if ex.req.Framing != http1.NoBody {
 		v.stopWatch() // it would read of the body
 	}
-	out := append(ex.out[:0], req.Method...)
+	ex.out = v.appendRequestHead(ex.out[:0])
+	ex.head = len(ex.out)
+	return v.takeBody()
+}
+
+// rebuildHead puts another head before what has been taken of the body.
+func (v *visitor) rebuildHead() {
+	ex := v.ex
+	body := bytes.Clone(ex.out[ex.head:])
+	ex.out = v.appendRequestHead(ex.out[:0])
+	ex.head = len(ex.out)
+	ex.out = append(ex.out, body...)
+}
+
+// appendRequestHead appends the head that the upstream gets.
+func (v *visitor) appendRequestHead(out []byte) []byte {
+	ex := v.ex
+	req := &ex.req
+	strip := ex.pass.DropAuthorization || ex.pass.DropCookies
+	out = append(out, req.Method...)
 	out = append(out, ' ')
 	out = append(out, ex.target...)
 	out = append(out, " HTTP/1.1\r\nHost: "...)
@@ -191,7 +233,11 @@ func (v *visitor) buildRequest() error {
 		f := &req.Fields[i]
 		switch f.Kind {
 		case http1.Other, http1.Accept, http1.Date, http1.Location, http1.SetCookie:
-			if !f.Hop {
+			switch {
+			case f.Hop:
+			case strip:
+				out = appendStripped(out, f, ex.pass)
+			default:
 				out = http1.AppendField(out, f.Name, f.Value)
 			}
 		case http1.Expect:
@@ -225,8 +271,7 @@ func (v *visitor) buildRequest() error {
 	case http1.Chunked:
 		out = append(out, "Transfer-Encoding: chunked\r\n"...)
 	}
-	ex.out = append(out, "\r\n"...)
-	return v.takeBody()
+	return append(out, "\r\n"...)
 }
 
 // takeBody moves what has arrived of the body behind the head in ex.out.
@@ -249,6 +294,9 @@ func (v *visitor) takeBody() error {
 			ex.used += len(ex.unread()) - len(rest)
 			ex.out = appendChunk(ex.out, data)
 			ex.received += int64(len(data))
+			if limit := ex.pass.MaxBody; limit > 0 && ex.received > limit {
+				return policy.TooLarge(limit)
+			}
 		}
 		if ex.chunks.Done() {
 			var err error

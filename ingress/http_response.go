@@ -23,7 +23,12 @@ func (v *visitor) appendResponseHead(out []byte) []byte {
 	for i := range resp.Fields {
 		f := &resp.Fields[i]
 		switch f.Kind {
-		case http1.Adit, http1.Lookalike, http1.ContentLength:
+		case http1.Adit:
+			if !ex.pass.AgentErrors || !isAgentError(f.Name, f.Value) {
+				continue
+			}
+			ex.code = string(f.Value)
+		case http1.Lookalike, http1.ContentLength:
 			continue
 		case http1.Trailer:
 			if resp.Framing != http1.Chunked || ex.req.Minor == 0 || !announcesOnlyAllowed(f.Value) {
@@ -433,6 +438,11 @@ func (b *body) cut(err error) end {
 	}
 	if _, ok := err.(*badResponse); !ok {
 		err = &upstreamError{"read", err}
+	}
+	if u := v.ex.upload; u != nil {
+		if bad, ok := u.err.(*badBody); ok {
+			err = bad // that is why the stream was reset
+		}
 	}
 	v.ex.code = explain(err).code
 	v.h.opts.Logger.Debug("response broke off", "tunnel", v.ex.tunnel.ID(), "service", v.ex.service, "err", err)

@@ -9,6 +9,7 @@ import (
 
 	"adit/internal/http1"
 	"adit/internal/readable"
+	"adit/policy"
 	"adit/tunnel"
 )
 
@@ -54,7 +55,7 @@ func (v *visitor) startUpload(s *stream) {
 			// The response, if one comes, says why.
 		case errors.As(u.err, &bad):
 			// It must not look complete to the upstream.
-			s.reset(tunnel.ResetCancelled, "malformed request body")
+			s.reset(tunnel.ResetCancelled, "bad request body")
 		case errors.Is(u.err, os.ErrDeadlineExceeded):
 			// The response has ended first; see endUpload.
 		default:
@@ -164,6 +165,9 @@ func (u *upload) sendChunked(v *visitor, s *stream) error {
 			src = rest
 			w = appendChunk(w, data)
 			u.received += int64(len(data))
+			if limit := ex.pass.MaxBody; limit > 0 && ex.received+u.received > limit {
+				return &badBody{policy.TooLarge(limit)}
+			}
 		}
 		if ex.chunks.Done() {
 			if w, err = appendLastChunk(w, &ex.chunks, &fields); err != nil {

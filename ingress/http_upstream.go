@@ -54,6 +54,12 @@ func (f *fallback) RoundTrip(r *http.Request) (*http.Response, error) {
 		if rerr := f.route(r, to); rerr != nil || refused && to.Tunnel == t {
 			return nil, f.giveUp(body, err)
 		}
+		switch same, perr := f.admitAgain(to); {
+		case perr != nil:
+			return nil, f.giveUp(body, perr)
+		case !same:
+			return nil, f.giveUp(body, err)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package ingress
 import (
 	"context"
 
+	"adit/policy"
 	"adit/tunnel"
 )
 
@@ -18,6 +19,11 @@ type Target struct {
 	// HTTP2 says that the upstream speaks HTTP/2 from the first byte (RFC
 	// 9113, section 3.3).
 	HTTP2 bool
+
+	// Policy decides whether the visitor may go there; nil lets everybody.
+	// The ingress asks it before it opens a stream, and asks that of each
+	// other target that it tries.
+	Policy *policy.Guard
 }
 
 // A Router finds the target for what a visitor asked for. It is safe for

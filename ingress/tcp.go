@@ -10,10 +10,12 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"adit/internal/lastcall"
+	"adit/policy"
 	"adit/tunnel"
 )
 
@@ -62,6 +64,7 @@ type TCPOptions struct {
 type TCP struct {
 	opts    TCPOptions     // constant after NewTCP
 	running sync.WaitGroup // accept loops and visitors
+	guard   atomic.Pointer[policy.Guard]
 
 	mu       sync.Mutex // guards the fields below, and all tcpPorts
 	closed   bool       // no port is opened any more
@@ -104,6 +107,10 @@ func NewTCP(opts TCPOptions) *TCP {
 		visitors: make(map[*tcpVisitor]struct{}),
 	}
 }
+
+// SetPolicy lets g decide on all visitors that come from now on, beside the
+// policies of the tunnels that they go to; nil lets everybody in.
+func (t *TCP) SetPolicy(g *policy.Guard) { t.guard.Store(g) }
 
 // Listen opens a port for a name. Several calls for one port and name share
 // the listener, which is closed by the last of their releases; visitors that

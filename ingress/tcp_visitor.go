@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
 
 	"adit/internal/backoff"
 	"adit/internal/relay"
+	"adit/policy"
 	"adit/tunnel"
 )
 
@@ -148,11 +150,21 @@ func (t *TCP) openStream(ctx context.Context, v *tcpVisitor) (stream net.Conn, i
 		Visitor:  tcpAddrPort(v.conn.RemoteAddr()),
 		Local:    tcpAddrPort(v.conn.LocalAddr()),
 	}
+	if err := admitConn(t.guard.Load(), info.Visitor); err != nil {
+		return nil, info, "", err
+	}
+	var passed *policy.Guard
 	for range openAttempts {
 		var to Target
 		to, err = t.opts.Router.Route(ctx, v.port.key)
 		if err != nil {
 			return nil, info, "", err
+		}
+		if to.Policy != passed {
+			if err := admitConn(to.Policy, info.Visitor); err != nil {
+				return nil, info, to.Tunnel.ID(), err
+			}
+			passed = to.Policy
 		}
 		info.Service = to.Service
 		id = to.Tunnel.ID()
@@ -168,6 +180,14 @@ func (t *TCP) openStream(ctx context.Context, v *tcpVisitor) (stream net.Conn, i
 		}
 	}
 	return nil, info, id, err
+}
+
+// admitConn asks a policy, if there is one, whether a connection may be relayed.
+func admitConn(g *policy.Guard, visitor netip.AddrPort) error {
+	if g == nil {
+		return nil
+	}
+	return g.AdmitConn(visitor.Addr())
 }
 
 func (t *TCP) openOn(ctx context.Context, tun tunnel.Tunnel, info tunnel.StreamInfo) (net.Conn, error) {

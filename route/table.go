@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"adit/policy"
 	"adit/tunnel"
 )
 
@@ -84,6 +85,10 @@ type Entry struct {
 	TLS bool
 
 	HTTP2 bool // the upstream speaks HTTP/2 from the first byte
+
+	// Policy decides which visitors may enter here; nil lets everybody. The
+	// table hands it out with the tunnel that it goes with.
+	Policy *policy.Guard
 }
 
 // A TakenError says that a name belongs to somebody else.
