@@ -195,6 +195,13 @@ func (s *sitting) bind(ctx context.Context, m *member) (dialect.Bound, error) {
 		b.Port = m.Port // the one of last time is not to be had
 		got, err = s.session.Bind(ctx, b)
 	}
+	if err == nil && len(b.Policy) > 0 && !got.Policy {
+		// The server lets everybody in.
+		if err := s.unbind(ctx, m); err != nil {
+			return dialect.Bound{}, err
+		}
+		err = &dialect.BindError{Code: dialect.BindInvalid, Reason: "policy: this server enforces none; use a newer one, or leave the rules for visitors out"}
+	}
 	if err == nil {
 		m.port = got.Port
 	}

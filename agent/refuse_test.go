@@ -75,3 +75,38 @@ func TestRefusalCodes(t *testing.T) {
 	defer c.Close()
 	echo(t, c, "hello")
 }
+
+// A server that binds a name and knows nothing of its policy lets everybody in:
+// the agent ends the session, and does not try again.
+func TestServerWithoutPolicies(t *testing.T) {
+	t.Parallel()
+	d := native.New(native.Options{})
+	tunnels := make(chan tunnel.Tunnel, 10)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tun, err := d.Accept(w, r, func(context.Context, auth.Claim) (*auth.Identity, error) {
+			return &auth.Identity{Subject: "s"}, nil
+		})
+		if err != nil {
+			return
+		}
+		tun.(dialect.Binder).ServeBinds(binds{}) // its answer does not mention the policy
+		tunnels <- tun
+	}))
+	defer srv.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	err := agent.Run(ctx, agent.Options{
+		Server: srv.URL,
+		Token:  func() (string, error) { return "t", nil },
+		Tunnels: []agent.Tunnel{
+			{ID: "web", Kind: dialect.HTTP, Upstream: upstream(t, "127.0.0.1:1"), Policy: []byte(`{"max_body":1}`)},
+		},
+	})
+	be, ok := errors.AsType[*dialect.BindError](err)
+	if !ok || be.Code != dialect.BindInvalid {
+		t.Errorf("Run: %v, want a BindError", err)
+	}
+	tun := <-tunnels
+	<-tun.Done()
+	tun.Close()
+}

@@ -85,7 +85,8 @@ type Binding struct {
 	HTTP2 bool
 
 	// Policy is who may enter, as package policy encodes it; empty is
-	// everybody. A server that does not understand it refuses the binding.
+	// everybody. A server that does not understand it refuses the binding;
+	// see also Bound.Policy.
 	Policy []byte
 }
 
@@ -94,6 +95,11 @@ type Bound struct {
 	URLs []string       // the public addresses, best first, such as "https://web.example.com/"
 	Port uint16         // public TCP port; 0 unless Kind is TCP
 	Addr netip.AddrPort // address that the port is bound on
+
+	// Policy says that the server enforces the binding's policy. If it has
+	// one and this is not set, the server knows nothing of policies, and the
+	// agent has to unbind the name.
+	Policy bool
 }
 
 // A BindError is a refusal that reaches the agent with its code.

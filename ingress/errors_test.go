@@ -9,8 +9,10 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"adit/internal/http1"
+	"adit/policy"
 	"adit/tunnel"
 )
 
@@ -32,6 +34,13 @@ func TestExplain(t *testing.T) {
 		{errHeadTimeout, "request-timeout", 408},
 		{errNotFound, "not-found", 404},
 		{errDraining, "shutting-down", 503},
+		{&policy.Denied{Code: policy.CodeAddress}, "address-not-allowed", 403},
+		{&policy.Denied{Code: policy.CodeRate, RetryAfter: time.Second}, "rate-limited", 429},
+		{&policy.Denied{Code: policy.CodeCertificate}, "certificate-required", 403},
+		{&policy.Denied{Code: policy.CodeLogin, Challenge: "Basic"}, "login-required", 401},
+		{&policy.Denied{Code: policy.CodeViewer, Challenge: "Bearer"}, "viewer-token-required", 401},
+		{&policy.Denied{Code: policy.CodeViewerExpired}, "viewer-token-expired", 401},
+		{&badBody{policy.TooLarge(5)}, "body-too-large", 413},
 		{fmt.Errorf("route: %w", ErrNoRoute), "unknown-name", 404},
 		{fmt.Errorf("route: %w", ErrOffline), "agent-offline", 503},
 		{fmt.Errorf("route: %w", ErrQueueFull), "queue-full", 503},
@@ -74,6 +83,7 @@ func TestCodesAreDocumented(t *testing.T) {
 		probUnknownName, probNotFound, probForbidden, probOffline, probQueueFull, probBusy, probDraining, probVisitors,
 		probShuttingDown, probRefused, probService, probAgentFailed, probAgentLost, probClosed, probBadResponse,
 		probUnsupported, probTimeout, probInternal, probVisitorLeft,
+		probAddress, probCertificate, probLogin, probViewer, probViewerExpired, probRate, probBody,
 	} {
 		if want := fmt.Sprintf("| `%s` | %d |", p.code, p.status); !strings.Contains(string(doc), want) {
 			t.Errorf("docs/errors.md has no row %q", want)

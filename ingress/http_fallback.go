@@ -267,6 +267,9 @@ func (f *fallback) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if p == probBody && r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close") // or net/http would wait for the rest of the body
 	}
+	if p == probBody && r.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close") // or net/http would wait for the rest of the body
+	}
 	writeProblem(w, r, p, r.Host)
 }
 

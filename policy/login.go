@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/netip"
 	"runtime"
 	"strings"
@@ -83,6 +84,9 @@ func (l Login) User() string { return l.user }
 
 // Format implements fmt.Formatter, for every verb.
 func (l Login) Format(f fmt.State, _ rune) { io.WriteString(f, l.user+":"+redacted) }
+
+// LogValue implements slog.LogValuer.
+func (l Login) LogValue() slog.Value { return slog.StringValue(l.user + ":" + redacted) }
 
 // MarshalText implements encoding.TextMarshaler; the text is what ParseLogin
 // takes.

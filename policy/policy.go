@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -70,6 +71,9 @@ type Policy struct {
 
 // IsZero reports whether p has no rule.
 func (p Policy) IsZero() bool { return reflect.ValueOf(p).IsZero() }
+
+// LogValue implements slog.LogValuer. It shows no hash and no key.
+func (p Policy) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(p)) }
 
 // Encode returns the JSON that Parse reads, or what CheckHTTP says.
 func (p Policy) Encode() ([]byte, error) {

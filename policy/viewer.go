@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/golang-jwt/jwt/v5"
 
@@ -54,6 +56,9 @@ func NewViewerKey(master []byte, id tunnel.ID) (ViewerKey, error) {
 // Format implements fmt.Formatter, for every verb.
 func (k ViewerKey) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
 
+// LogValue implements slog.LogValuer.
+func (k ViewerKey) LogValue() slog.Value { return slog.StringValue(redacted) }
+
 // MarshalText implements encoding.TextMarshaler: base64url without padding.
 func (k ViewerKey) MarshalText() ([]byte, error) {
 	return []byte(base64.RawURLEncoding.EncodeToString([]byte(k.key))), nil
@@ -93,7 +98,7 @@ func MintViewer(key ViewerKey, id tunnel.ID, v Viewer) (string, error) {
 	if v.Expires.IsZero() {
 		return "", errors.New("mint viewer token: it needs a time of expiry")
 	}
-	if len(v.Name) > maxUser || strings.ContainsFunc(v.Name, unsuitable) {
+	if len(v.Name) > maxUser || !utf8.ValidString(v.Name) || strings.ContainsFunc(v.Name, unsuitable) {
 		return "", fmt.Errorf("mint viewer token: name %.40q: want at most %d printable characters without ':'", v.Name, maxUser)
 	}
 	c := viewerClaims{

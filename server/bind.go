@@ -225,12 +225,20 @@ func (b *binder) bind(bd dialect.Binding, id *auth.Identity) (bound dialect.Boun
 	if i, ok := b.tunnel.(tunnel.Instancer); ok {
 		e.Instance = i.Instance()
 	}
-	closePort := func() {}
+	guard, releaseGuard, err := s.policies.guard(bd)
+	if err != nil {
+		return dialect.Bound{}, nil, err
+	}
+	e.Policy = guard
+	undo := releaseGuard
 	if bd.Kind == dialect.TCP {
 		var addr netip.AddrPort
-		if addr, closePort, err = b.listen(bd, id); err != nil {
+		var stop func()
+		if addr, stop, err = b.listen(bd, id); err != nil {
+			releaseGuard()
 			return dialect.Bound{}, nil, b.portError(bd.Port, err)
 		}
+		undo = func() { stop(); releaseGuard() }
 		e.Port = addr.Port()
 		base := s.baseFor(b.host)
 		bound = dialect.Bound{
@@ -241,9 +249,10 @@ func (b *binder) bind(bd dialect.Binding, id *auth.Identity) (bound dialect.Boun
 	} else {
 		bound.URLs = s.urlsFor(bd.ID, bd.Hostnames, b.host)
 	}
+	bound.Policy = guard != nil
 	remove, err := s.table.Add(e)
 	if err != nil {
-		closePort()
+		undo()
 		var taken *route.TakenError
 		var kind *route.KindError
 		if errors.As(err, &kind) {
@@ -257,7 +266,7 @@ func (b *binder) bind(bd dialect.Binding, id *auth.Identity) (bound dialect.Boun
 		}
 		return dialect.Bound{}, nil, &dialect.BindError{Code: dialect.BindInternal, Reason: "the name cannot be added now"}
 	}
-	return bound, func() { remove(); closePort() }, nil
+	return bound, func() { remove(); undo() }, nil
 }
 
 // kindReason says why a name cannot be bound as another kind.

@@ -25,6 +25,7 @@ import (
 	"adit/auth"
 	"adit/dialect"
 	"adit/ingress"
+	"adit/policy"
 	"adit/route"
 	"adit/tunnel"
 )
@@ -55,6 +56,11 @@ type Options struct {
 
 	// TrustedProxies are addresses whose forwarded header fields are kept.
 	TrustedProxies []netip.Prefix
+
+	// Policy is what all visitors are under, beside the policies of the
+	// tunnels that they go to: both must let them in. It takes AllowIP,
+	// DenyIP, Rate, TotalRate and MaxBody. See also SetPolicy.
+	Policy policy.Policy
 
 	// Hold is how long visitors wait for an agent that is away; 0 means 30 s,
 	// negative means not at all.
@@ -112,6 +118,8 @@ type Server struct {
 	table *route.Table
 	http  *ingress.HTTP
 	tcp   *ingress.TCP
+
+	policies policies
 
 	agents sync.WaitGroup // handshakes, tunnels, and what ends them
 	memory settler
@@ -197,7 +205,7 @@ func New(opts Options) (*Server, error) {
 		Ports:  opts.TCPPorts,
 		Logger: opts.Logger,
 	})
-	return s, nil
+	return s, s.SetPolicy(opts.Policy)
 }
 
 // listen opens a plain TCP listener: one for multipath TCP, which is Go's
@@ -219,6 +227,9 @@ func (s *Server) check() (err error) {
 	}
 	if err := checkDomain(s.domain); err != nil {
 		return &OptionError{"Domain", err.Error()}
+	}
+	if _, err := newServerGuard(s.opts.Policy); err != nil {
+		return err
 	}
 	if s.opts.PublicURL != "" {
 		s.base, err = parsePublicURL(s.opts.PublicURL)

@@ -45,6 +45,7 @@ func (f *agentFlags) add(fl *pflag.FlagSet) {
 
 func (p *program) agentCommand() *cobra.Command {
 	f := agentFlags{p: p}
+	rules := policyFlags{p: p}
 	var specs []string
 	var apart bool
 	c := &cobra.Command{
@@ -59,6 +60,11 @@ func (p *program) agentCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			for i := range tunnels {
+				if err := rules.apply(&tunnels[i]); err != nil {
+					return err
+				}
+			}
 			log, err := p.logger(f.log, true)
 			if err != nil {
 				return err
@@ -68,6 +74,7 @@ func (p *program) agentCommand() *cobra.Command {
 	}
 	c.Flags().StringArrayVar(&specs, "tunnel", nil, "a tunnel; may be given several times")
 	c.Flags().BoolVar(&apart, "session-per-tunnel", false, "give each tunnel a connection to the server of its own")
+	rules.addHTTP(c.Flags())
 	f.add(c.Flags())
 	return c
 }

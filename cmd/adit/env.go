@@ -36,7 +36,7 @@ func (p *program) getenv(name string) (value string) {
 // setting that somebody relies on and that does nothing.
 func (p *program) applyEnvironment(root, c *cobra.Command) error {
 	known := map[string]bool{envToken: true}
-	for _, sub := range append(root.Commands(), root) {
+	for _, sub := range withSubcommands(root) {
 		sub.Flags().VisitAll(func(f *pflag.Flag) {
 			if f.Name != "help" {
 				known[envName(f.Name)] = true
@@ -53,6 +53,9 @@ func (p *program) applyEnvironment(root, c *cobra.Command) error {
 			return usagef("the environment has %s, which is no setting of adit (see adit --help)", name)
 		}
 		values[name] = value
+	}
+	if name := unheeded(c.Flags(), values); name != "" {
+		return usagef("the environment has %s, which %s does not know: the rule would not be enforced", name, c.CommandPath())
 	}
 	var err error
 	c.Flags().VisitAll(func(f *pflag.Flag) {

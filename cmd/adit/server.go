@@ -39,6 +39,7 @@ type serverFlags struct {
 	grace          time.Duration
 	resumeWindow   time.Duration
 	memory         int64
+	policy         serverPolicyFlags
 	log            logFlags
 	ops            opsFlags
 }
@@ -69,6 +70,7 @@ func (p *program) serverCommand() *cobra.Command {
 	fl.DurationVar(&f.grace, "grace", 10*time.Second, "how long visitors may finish when the server is told to stop")
 	fl.DurationVar(&f.resumeWindow, "resume-window", time.Minute, "how long streams wait for an agent that lost its connection; 0s for not at all")
 	fl.Int64Var(&f.memory, "buffer-memory", 512, "MiB that all agents' send buffers may take together")
+	f.policy.add(fl)
 	f.log.add(fl, false)
 	f.ops.add(fl, p)
 	return c
@@ -150,6 +152,9 @@ func (f *serverFlags) options(log *slog.Logger) (opts server.Options, err error)
 		return opts, err
 	}
 	if opts.TrustedProxies, err = parsePrefixes(f.trustedProxies); err != nil {
+		return opts, err
+	}
+	if err := f.policy.apply(&opts); err != nil {
 		return opts, err
 	}
 	if f.memory < 1 || f.memory > 1<<20 {

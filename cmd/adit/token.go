@@ -60,6 +60,7 @@ func (p *program) tokenCommand() *cobra.Command {
 	f.StringSliceVar(&ports, "tcp-ports", nil, "public TCP ports that may be bound, such as 2222,3000-3999 (default none)")
 	f.DurationVar(&lasts, "lasts", 30*24*time.Hour, "how long the token is valid")
 	f.StringVar(&dataDir, "data-dir", p.dataDir(), "the server's folder")
+	c.AddCommand(p.viewerTokenCommand())
 	f.StringVar(&secretFile, "secret-file", "", "file with the server's secret, instead of the one in --data-dir")
 	return c
 }

@@ -59,6 +59,11 @@ type tunnelFlags struct {
 	id     string
 	port   uint16
 	folder folder.Options
+	rules  policyFlags
+}
+
+func (p *program) newTunnelFlags(kind dialect.Kind) tunnelFlags {
+	return tunnelFlags{kind: kind, rules: policyFlags{p: p}}
 }
 
 func (f *tunnelFlags) add(fl *pflag.FlagSet) {
@@ -67,8 +72,10 @@ func (f *tunnelFlags) add(fl *pflag.FlagSet) {
 	case dialect.HTTP:
 		fl.BoolVar(&f.folder.Listing, "listing", false, "show what is in a folder without index.html")
 		fl.BoolVar(&f.folder.DotFiles, "dot-files", false, "serve files of a folder whose names begin with a dot too")
+		f.rules.addHTTP(fl)
 	case dialect.TCP:
 		fl.Uint16Var(&f.port, "port", 0, "public TCP port (default one that the server chooses)")
+		f.rules.addTCP(fl)
 	}
 }
 
@@ -86,7 +93,7 @@ func (f *tunnelFlags) tunnel(upstream string, log *slog.Logger) (t agent.Tunnel,
 	if t.ID, err = tunnel.ParseID(id); err != nil {
 		return t, usagef("--id: %v", err)
 	}
-	return t, nil
+	return t, f.rules.apply(&t)
 }
 
 func (f *tunnelFlags) upstream(s string, log *slog.Logger) (*agent.Upstream, error) {
@@ -124,7 +131,7 @@ func isFolder(s string) bool {
 // tunnelCommand is the command that exposes one thing of that kind.
 func (p *program) tunnelCommand(k tunnelKind) *cobra.Command {
 	f := agentFlags{p: p}
-	tf := tunnelFlags{kind: k.kind}
+	tf := p.newTunnelFlags(k.kind)
 	c := &cobra.Command{
 		Use:     k.name + " UPSTREAM",
 		Short:   k.short,

@@ -91,9 +91,10 @@ const (
 	bindHTTP2   = 7
 	bindPolicy  = 8
 
-	boundURL  = 1
-	boundPort = 2
-	boundAddr = 3
+	boundURL    = 1
+	boundPort   = 2
+	boundAddr   = 3
+	boundPolicy = 4
 
 	refusedCode   = 1
 	refusedReason = 2
@@ -169,7 +170,11 @@ func appendBound(b []byte, bd dialect.Bound) []byte {
 	if bd.Port != 0 {
 		b = session.AppendUintField(b, boundPort, uint64(bd.Port))
 	}
-	return appendAddr(b, boundAddr, bd.Addr)
+	b = appendAddr(b, boundAddr, bd.Addr)
+	if bd.Policy {
+		b = session.AppendUintField(b, boundPolicy, 1)
+	}
+	return b
 }
 
 func parseBound(b []byte) (bd dialect.Bound, err error) {
@@ -184,6 +189,10 @@ func parseBound(b []byte) (bd dialect.Bound, err error) {
 			bd.Port, err = parsePort(v)
 		case boundAddr:
 			bd.Addr, err = parseAddr(v)
+		case boundPolicy:
+			var n uint64
+			n, err = session.UintField(v)
+			bd.Policy = n != 0
 		}
 		return err
 	})
