@@ -338,51 +338,66 @@ func TestPolicyOfEachTarget(t *testing.T) {
 		first, second *policy.Policy
 		want          int
 		cookie        string // that the second upstream gets
+		fallback      int    // through net/http, which does not make a request anew
 	}{
-		{"none and none", nil, nil, 200, "a=b; adit-viewer=" + token},
-		{"none and closed", nil, &policy.Policy{DenyIP: networks(t, "127.0.0.1")}, 403, ""},
-		{"closed and none", &policy.Policy{DenyIP: networks(t, "127.0.0.1")}, nil, 403, ""},
-		{"open and closed", open, &policy.Policy{DenyIP: networks(t, "127.0.0.1")}, 403, ""},
-		{"strips and does not", &policy.Policy{ViewerKeys: []policy.ViewerKey{key}}, open, 200, "a=b; adit-viewer=" + token},
-		{"does not strip and does", open, &policy.Policy{ViewerKeys: []policy.ViewerKey{key}}, 200, "a=b"},
-		{"body of the second", open, &policy.Policy{MaxBody: 3}, 413, ""},
-		{"body of the first", &policy.Policy{MaxBody: 3}, open, 413, ""},
-		{"chunked", nil, &policy.Policy{MaxBody: 3}, 413, ""},
+		{"none and none", nil, nil, 200, "a=b; adit-viewer=" + token, 200},
+		{"none and closed", nil, &policy.Policy{DenyIP: networks(t, "127.0.0.1")}, 403, "", 403},
+		{"closed and none", &policy.Policy{DenyIP: networks(t, "127.0.0.1")}, nil, 403, "", 403},
+		{"open and closed", open, &policy.Policy{DenyIP: networks(t, "127.0.0.1")}, 403, "", 403},
+		{"open and open", open, &policy.Policy{MaxBody: open.MaxBody}, 200, "a=b; adit-viewer=" + token, 200},
+		{"strips and does not", &policy.Policy{ViewerKeys: []policy.ViewerKey{key}}, open, 200, "a=b; adit-viewer=" + token, 502},
+		{"does not strip and does", open, &policy.Policy{ViewerKeys: []policy.ViewerKey{key}}, 200, "a=b", 502},
+		{"body of the second", open, &policy.Policy{MaxBody: 3}, 413, "", 413},
+		{"body of the first", &policy.Policy{MaxBody: 3}, open, 413, "", 413},
+		{"chunked", nil, &policy.Policy{MaxBody: 3}, 413, "", 502},
 	} {
-		up := &seen{}
-		good := startUpstream(t, up)
-		guards := []*policy.Guard{nil, nil}
-		for i, p := range []*policy.Policy{tt.first, tt.second} {
-			if p != nil {
-				guards[i] = newGuard(t, "web", *p)
+		for _, way := range ways {
+			up := &seen{}
+			good := startUpstream(t, up)
+			guards := []*policy.Guard{nil, nil}
+			for i, p := range []*policy.Policy{tt.first, tt.second} {
+				if p != nil {
+					guards[i] = newGuard(t, "web", *p)
+				}
 			}
-		}
-		n := 0
-		_, addr := startHTTP(t, HTTPOptions{Router: routerFunc(func(context.Context, string) (Target, error) {
-			n++
-			if n == 1 {
-				return Target{Tunnel: ended, Policy: guards[0]}, nil
+			n := 0
+			opts := HTTPOptions{Router: routerFunc(func(context.Context, string) (Target, error) {
+				n++
+				if n == 1 {
+					return Target{Tunnel: ended, Policy: guards[0]}, nil
+				}
+				return Target{Tunnel: good, Policy: guards[1]}, nil
+			})}
+			want := tt.want
+			var addr string
+			if way == "own" {
+				_, addr = startHTTP(t, opts)
+			} else {
+				want = tt.fallback
+				h := NewHTTP(opts)
+				srv := httptest.NewServer(h)
+				t.Cleanup(func() { srv.Close(); h.Close() })
+				addr = srv.Listener.Addr().String()
 			}
-			return Target{Tunnel: good, Policy: guards[1]}, nil
-		})})
-		c := dial(t, addr)
-		framing := "Content-Length: 5\r\n\r\n12345"
-		if tt.name == "chunked" {
-			framing = "Transfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n0\r\n\r\n"
-		}
-		c.send("PUT / HTTP/1.1\r\nHost: web\r\nCookie: a=b; adit-viewer=%s\r\n%s", token, framing)
-		resp, body := c.response("PUT")
-		if resp.StatusCode != tt.want {
-			t.Errorf("%s: got %d %s, want %d", tt.name, resp.StatusCode, body, tt.want)
-		}
-		if tt.want != 200 {
-			if up.whole() > 0 {
-				t.Errorf("%s: the second upstream saw the request", tt.name)
+			c := dial(t, addr)
+			framing := "Content-Length: 5\r\n\r\n12345"
+			if tt.name == "chunked" {
+				framing = "Transfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n0\r\n\r\n"
 			}
-			continue
-		}
-		if len(up.requests) != 1 || up.bodies[0] != "12345" || up.requests[0].Header.Get("Cookie") != tt.cookie {
-			t.Errorf("%s: upstream got %q with %q, want 12345 with %q", tt.name, up.bodies, up.requests[0].Header["Cookie"], tt.cookie)
+			c.send("PUT / HTTP/1.1\r\nHost: web\r\nCookie: a=b; adit-viewer=%s\r\n%s", token, framing)
+			resp, body := c.response("PUT")
+			if resp.StatusCode != want {
+				t.Errorf("%s, %s: got %d %s, want %d", way, tt.name, resp.StatusCode, body, want)
+			}
+			if want != 200 {
+				if up.whole() > 0 {
+					t.Errorf("%s, %s: the second upstream saw the request", way, tt.name)
+				}
+				continue
+			}
+			if len(up.requests) != 1 || up.bodies[0] != "12345" || up.requests[0].Header.Get("Cookie") != tt.cookie {
+				t.Errorf("%s, %s: upstream got %q with %q, want 12345 with %q", way, tt.name, up.bodies, up.requests[0].Header["Cookie"], tt.cookie)
+			}
 		}
 	}
 }
