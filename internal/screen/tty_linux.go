@@ -1,0 +1,9 @@
+package screen
+
+import "golang.org/x/sys/unix"
+
+const (
+	ioctlGet      = unix.TCGETS
+	ioctlSet      = unix.TCSETS
+	ioctlSetFlush = unix.TCSETSF
+)

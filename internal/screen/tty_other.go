@@ -1,0 +1,22 @@
+//go:build !(linux || darwin || freebsd || netbsd || openbsd || dragonfly)
+
+package screen
+
+import (
+	"errors"
+	"os"
+)
+
+// Supported reports whether screens work on this system.
+const Supported = false
+
+type terminal struct{}
+
+func openTerminal(*os.File) (*terminal, error) { return nil, errors.ErrUnsupported }
+
+func (*terminal) quiet()                 {}
+func (*terminal) restore()               {}
+func (*terminal) foreground() bool       { return false }
+func (*terminal) size() (cols, rows int) { return 80, 24 }
+
+func notify(resized, continued chan os.Signal) {}
