@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -60,6 +61,7 @@ type Request struct {
 
 	Done   bool // nothing follows
 	Broken bool // Done, without the whole response having been seen
+	Left   bool // Broken, because the visitor went away
 }
 
 // roundTripEvery is how often the session is asked for its round trip time.
@@ -94,6 +96,9 @@ type observation struct {
 	opts   *Options
 	stream Stream
 	http   *httpwatch.Watcher // nil if nobody looks, or there is nothing to see
+	left   bool               // the visitor ended the stream; set before http is closed
+
+	upstreamEnded atomic.Bool // before the visitor
 }
 
 var lastStream atomic.Uint64
@@ -122,7 +127,7 @@ func (o *observation) request(e httpwatch.Exchange) {
 		ID: e.ID, Tunnel: o.stream.Tunnel, Stream: o.stream.ID,
 		Begin: e.Begin, Method: e.Method, Target: e.Target, Host: e.Host,
 		Status: e.Status, Upgraded: e.Upgraded, Duration: e.Duration,
-		Received: e.Received, Sent: e.Sent, Done: e.Done, Broken: e.Broken,
+		Received: e.Received, Sent: e.Sent, Done: e.Done, Broken: e.Broken, Left: e.Broken && o.left,
 	})
 }
 
@@ -130,7 +135,13 @@ func (o *observation) request(e httpwatch.Exchange) {
 func (o *observation) relayOptions() relay.Options {
 	opts := relay.Options{Abort: abort}
 	if o != nil && o.http != nil {
-		opts.FromA, opts.FromB = o.http.Request, o.http.Response
+		opts.FromA = o.http.Request
+		opts.FromB = func(p []byte) {
+			if len(p) == 0 {
+				o.upstreamEnded.Store(true)
+			}
+			o.http.Response(p)
+		}
 	}
 	return opts
 }
@@ -152,6 +163,8 @@ func (o *observation) ended(received, sent int64, err error) {
 		return
 	}
 	if o.http != nil {
+		re, ok := errors.AsType[*tunnel.ResetError](err)
+		o.left = ok && re.Code == tunnel.ResetCancelled && !o.upstreamEnded.Load()
 		o.http.Close(err)
 	}
 	o.stream.Done, o.stream.Err = true, err

@@ -195,8 +195,47 @@ func TestOnRequestUpgrade(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Close()
-	if r := e.request("/echo"); r.Received != 5 || r.Sent != 5 || !r.Upgraded {
+	if r := e.request("/echo"); r.Left || r.Received != 5 || r.Sent != 5 || !r.Upgraded {
 		t.Errorf("got %+v, want 5 bytes each way", r)
+	}
+}
+
+// TestOnRequestLeft tells a visitor who leaves from an upstream that fails.
+func TestOnRequestLeft(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "begin")
+		http.NewResponseController(w).Flush()
+		if r.URL.Path == "/fail" {
+			panic(http.ErrAbortHandler)
+		}
+		<-r.Context().Done()
+	}))
+	defer up.Close()
+	opts := f.options(agent.Tunnel{ID: "web", Kind: dialect.HTTP, Upstream: upstream(t, up.URL)})
+	e := watch(t, &opts)
+	run(t, opts).until(agent.Connected)
+	for path, left := range map[string]bool{"/leave": true, "/fail": false} {
+		c, err := net.Dial("tcp", f.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(patience))
+		fmt.Fprintf(c, "GET /web%s HTTP/1.1\r\nHost: %s\r\n\r\n", path, f.addr)
+		br := bufio.NewReader(c)
+		resp, err := http.ReadResponse(br, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if left {
+			io.ReadFull(resp.Body, make([]byte, 5))
+			c.Close()
+		}
+		if r := e.request(path); !r.Broken || r.Left != left || r.Status != 200 {
+			t.Errorf("%s: got %+v, want broken, and left %v", path, r, left)
+		}
 	}
 }
 
@@ -239,7 +278,9 @@ func TestOnStream(t *testing.T) {
 	if s := find("echo", true); s.Received != 5 || s.Sent != 5 || s.Err != nil || s.Refused || s.Duration <= 0 {
 		t.Errorf("got %+v, want 5 bytes each way and no error", s)
 	}
-	io.ReadAll(f.visit(bound[1].Port))
+	if c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", bound[1].Port)); err == nil { // it may be reset at once
+		defer c.Close()
+	}
 	if s := find("down", true); !s.Refused || s.Err == nil {
 		t.Errorf("got %+v, want refused and why", s)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,6 +32,7 @@ type agentFlags struct {
 	caFile     string
 	instance   string
 	log        logFlags
+	screen     screenFlags
 }
 
 func (f *agentFlags) add(fl *pflag.FlagSet) {
@@ -41,6 +41,7 @@ func (f *agentFlags) add(fl *pflag.FlagSet) {
 	fl.StringVar(&f.caFile, "ca-file", "", "file with certificates of authorities to trust for wss://, besides the system's")
 	fl.StringVar(&f.instance, "instance", "", "tells agents with one ID apart (default this machine and upstream)")
 	f.log.add(fl, true)
+	f.screen.add(fl)
 }
 
 func (p *program) agentCommand() *cobra.Command {
@@ -65,11 +66,11 @@ func (p *program) agentCommand() *cobra.Command {
 					return err
 				}
 			}
-			log, err := p.logger(f.log, true)
+			d, err := p.newDisplay(f.screen, f.log)
 			if err != nil {
 				return err
 			}
-			return f.runAll(c.Context(), log, tunnels, apart)
+			return f.runAll(c.Context(), d, tunnels, apart)
 		},
 	}
 	c.Flags().StringArrayVar(&specs, "tunnel", nil, "a tunnel; may be given several times")
@@ -130,7 +131,7 @@ func parseTunnel(spec string) (t agent.Tunnel, err error) {
 }
 
 // runAll runs an agent with all tunnels, or one for each.
-func (f *agentFlags) runAll(ctx context.Context, log *slog.Logger, tunnels []agent.Tunnel, apart bool) error {
+func (f *agentFlags) runAll(ctx context.Context, d *display, tunnels []agent.Tunnel, apart bool) error {
 	if err := checkServer(f.server); err != nil {
 		return err
 	}
@@ -152,17 +153,20 @@ func (f *agentFlags) runAll(ctx context.Context, log *slog.Logger, tunnels []age
 			groups = append(groups, tunnels[i:i+1])
 		}
 	}
-	defer f.p.patience(ctx)()
+	stop, err := d.start(ctx, f.server)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	defer f.p.supervise(ctx, "serving the tunnels of "+f.server)()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	budget := session.NewBudget(sendMemory)
-	status := &statusPrinter{out: f.p.out, insecure: !isPrivate(f.server)}
 	errs := make([]error, len(groups))
 	var wg sync.WaitGroup
 	for i, g := range groups {
 		wg.Go(func() {
-			errs[i] = agent.Run(ctx, agent.Options{
+			opts := agent.Options{
 				Server:   f.server,
 				Token:    token,
 				Tunnels:  g,
@@ -171,9 +175,9 @@ func (f *agentFlags) runAll(ctx context.Context, log *slog.Logger, tunnels []age
 				Session: native.SessionOptions{
 					Session: session.Options{Budget: budget, Software: "adit " + versionString()},
 				},
-				OnState: func(s agent.State) { status.show(i, s) },
-				Logger:  log,
-			})
+			}
+			d.join(&opts)
+			errs[i] = agent.Run(ctx, opts)
 			if errs[i] != nil {
 				cancel()
 			}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"html/template"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -24,6 +25,7 @@ import (
 
 func (p *program) demoCommand() *cobra.Command {
 	var log logFlags
+	var onScreen screenFlags
 	c := &cobra.Command{
 		Use:   "demo",
 		Short: "Show a tunnel at work, all on this machine",
@@ -31,21 +33,23 @@ func (p *program) demoCommand() *cobra.Command {
 			"where to look. Nothing is reachable from outside, and nothing stays behind.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return p.runDemo(c.Context(), log)
+			return p.runDemo(c.Context(), log, onScreen)
 		},
 	}
 	log.add(c.Flags(), true)
+	onScreen.add(c.Flags())
 	return c
 }
 
-func (p *program) runDemo(ctx context.Context, lf logFlags) error {
+func (p *program) runDemo(ctx context.Context, lf logFlags, sf screenFlags) error {
 	if lf.level == "" {
 		lf.level = "error"
 	}
-	log, err := p.logger(lf, true)
+	d, err := p.newDisplay(sf, lf)
 	if err != nil {
 		return err
 	}
+	log := d.log
 	site, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return fmt.Errorf("sample site: %w", err)
@@ -81,28 +85,42 @@ func (p *program) runDemo(ctx context.Context, lf logFlags) error {
 		served <- s.Run(ctx)
 		cancel()
 	}()
-	var once sync.Once
-	err = agent.Run(ctx, agent.Options{
+	opts := agent.Options{
 		Server:  s.URL(),
 		Token:   func() (string, error) { return secret.Reveal(), nil },
 		Tunnels: []agent.Tunnel{{ID: "demo", Kind: dialect.HTTP, Upstream: upstream}},
 		Logger:  log,
-		OnState: func(st agent.State) {
-			if st.Phase == agent.Connected {
-				once.Do(func() { p.present(st.Bound[0].URLs, s.Addr(), upstream) })
-			}
-		},
-	})
+	}
+	stop, err := p.present(ctx, d, &opts, s.Addr())
+	if err == nil {
+		err = agent.Run(ctx, opts)
+		stop()
+	}
 	cancel()
 	return errors.Join(err, <-served)
 }
 
-// present says where to look.
-func (p *program) present(urls []string, at netip.AddrPort, site *agent.Upstream) {
-	fmt.Fprintf(p.out, "%s\n\n", strings.Join(urls, "\n"))
-	fmt.Fprintf(p.out, "A sample site, through a tunnel:\n\n")
-	fmt.Fprintf(p.out, "  you  -->  server %s  ==>  agent  -->  site %s\n\n", at, site)
-	fmt.Fprintf(p.out, "Ctrl-C ends it.\n")
+// present says where to look, before the agent runs or once it is connected.
+// The caller calls stop when it has ended.
+func (p *program) present(ctx context.Context, d *display, opts *agent.Options, at netip.AddrPort) (stop func(), err error) {
+	picture := fmt.Sprintf("A sample site, through a tunnel:\n\n  you  -->  server %s  ==>  agent  -->  site %s\n\n",
+		at, opts.Tunnels[0].Upstream)
+	if d.onScreen {
+		io.WriteString(p.out, picture)
+		if stop, err = d.start(ctx, opts.Server); err == nil {
+			d.join(opts)
+		}
+		return stop, err
+	}
+	var once sync.Once
+	opts.OnState = func(s agent.State) {
+		if s.Phase == agent.Connected {
+			once.Do(func() {
+				fmt.Fprintf(p.out, "%s\n\n%sCtrl-C ends it.\n", strings.Join(s.Bound[0].URLs, "\n"), picture)
+			})
+		}
+	}
+	return func() {}, nil
 }
 
 //go:embed demo.html

@@ -19,7 +19,7 @@ type logFlags struct {
 func (l *logFlags) add(f *pflag.FlagSet, quiet bool) {
 	levels := "debug, info, warn or error (default info)"
 	if quiet {
-		levels = "debug, info, warn or error (default info, on a terminal error)"
+		levels = "debug, info, warn or error (default info, on a terminal error, on the screen warn)"
 	}
 	f.StringVar(&l.level, "log-level", "", levels)
 	f.StringVar(&l.format, "log-format", "auto", "text, json, or auto: text on a terminal, JSON otherwise")

@@ -9,9 +9,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"adit/internal/screen"
 )
 
 // Exit codes.
@@ -22,14 +25,15 @@ const (
 )
 
 func main() {
-	ctx, stop := untilSignal()
 	p := &program{
-		environ: os.Environ(),
-		out:     os.Stdout,
-		errOut:  os.Stderr,
-		person:  isTerminal(os.Stdout),
-		console: isTerminal(os.Stderr),
+		environ:  os.Environ(),
+		out:      os.Stdout,
+		errOut:   os.Stderr,
+		person:   isTerminal(os.Stdout),
+		console:  isTerminal(os.Stderr),
+		terminal: terminalOf(os.Stdout),
 	}
+	ctx, stop := untilSignal(p.restoreTerminal)
 	code := p.run(ctx, os.Args[1:])
 	stop()
 	os.Exit(code)
@@ -42,6 +46,9 @@ type program struct {
 	errOut  io.Writer // for logs and errors
 	person  bool      // out is a terminal
 	console bool      // errOut is a terminal
+
+	terminal *os.File // out, if it is one that a screen can be shown on
+	shown    atomic.Pointer[screen.Screen]
 }
 
 // run runs the command that args name, until it is done or ctx ends, and
@@ -120,8 +127,8 @@ func (e *usageError) Error() string { return e.text }
 func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
 
 // untilSignal returns a context that ends with the first SIGINT or SIGTERM; the
-// second ends the process at once.
-func untilSignal() (context.Context, func()) {
+// second ends the process at once, after a call of last.
+func untilSignal(last func()) (context.Context, func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
@@ -131,6 +138,7 @@ func untilSignal() (context.Context, func()) {
 			select {
 			case <-signals:
 				if n > 0 {
+					last()
 					os.Exit(exitFailed)
 				}
 				cancel()

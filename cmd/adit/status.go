@@ -27,8 +27,19 @@ type statusPrinter struct {
 	insecure bool // the way to the server can be listened to
 
 	mu     sync.Mutex // held while printing
-	agents map[int]*standing
+	agents []*standing
 	warned bool
+}
+
+// insecureNote is for agents that have no TLS on the way to their server.
+const insecureNote = "The way to the server is not encrypted, nor is the credential on it: see wss://."
+
+// next returns the number of one more agent.
+func (p *statusPrinter) next() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.agents = append(p.agents, &standing{})
+	return len(p.agents) - 1
 }
 
 // A standing is what was printed last for an agent.
@@ -43,14 +54,7 @@ type standing struct {
 func (p *statusPrinter) show(n int, s agent.State) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.agents == nil {
-		p.agents = make(map[int]*standing)
-	}
 	a := p.agents[n]
-	if a == nil {
-		a = &standing{}
-		p.agents[n] = a
-	}
 	switch s.Phase {
 	case agent.Connected:
 		p.connected(a, s)
@@ -99,7 +103,7 @@ func (p *statusPrinter) connected(a *standing, s agent.State) {
 	a.urls, a.bad, a.away = urls, bad, ""
 	if p.insecure && !p.warned {
 		p.warned = true
-		fmt.Fprintln(p.out, "The way to the server is not encrypted, nor is the credential on it: see wss://.")
+		fmt.Fprintln(p.out, insecureNote)
 	}
 }
 

@@ -139,15 +139,15 @@ func (p *program) tunnelCommand(k tunnelKind) *cobra.Command {
 		Example: k.example,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			log, err := p.logger(f.log, true)
+			d, err := p.newDisplay(f.screen, f.log)
 			if err != nil {
 				return err
 			}
-			t, err := tf.tunnel(args[0], log)
+			t, err := tf.tunnel(args[0], d.log)
 			if err != nil {
 				return err
 			}
-			return f.runAll(c.Context(), log, []agent.Tunnel{t}, false)
+			return f.runAll(c.Context(), d, []agent.Tunnel{t}, false)
 		},
 	}
 	tf.add(c.Flags())

@@ -161,6 +161,10 @@ func (w *Watcher) beginLocked(head []byte) error {
 }
 
 func (w *Watcher) responseLocked(p []byte) error {
+	if len(p) == 0 && w.resp.state == untilEnd {
+		w.endLocked(false)
+		return errOver
+	}
 	begun := false // the oldest exchange has a status that is not told yet
 	for len(p) > 0 {
 		if len(w.pending) == 0 {

@@ -81,6 +81,7 @@ var (
 	errHeadTooLarge = errors.New("httpwatch: the head is too large")
 	errPending      = errors.New("httpwatch: too many requests without a response")
 	errUnasked      = errors.New("httpwatch: a response without a request")
+	errOver         = errors.New("httpwatch: no response follows")
 	errHasty        = errors.New("httpwatch: bytes after a request to leave HTTP, before its response")
 )
 
@@ -88,8 +89,8 @@ var (
 // before the bytes of the response that they lead to. It does not keep p.
 func (w *Watcher) Request(p []byte) { w.take(p, w.requestLocked) }
 
-// Response takes the next bytes of the upstream's direction. It does not keep
-// p.
+// Response takes the next bytes of the upstream's direction; an empty p is the
+// end of that. It does not keep p.
 func (w *Watcher) Response(p []byte) { w.take(p, w.responseLocked) }
 
 func (w *Watcher) take(p []byte, parse func([]byte) error) {

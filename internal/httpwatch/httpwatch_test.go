@@ -185,6 +185,13 @@ func TestEvents(t *testing.T) {
 	step("the end", "< cd", "GET h/ 200 0/4")
 	step("another request", "> GET /2 HTTP/1.1\r\nHost: h\r\n\r\n", "GET h/2 0 0/0 open")
 	step("a response that comes whole", "< HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na", "GET h/2 200 0/1")
+	step("a third", "> GET /3 HTTP/1.1\r\nHost: h\r\n\r\n", "GET h/3 0 0/0 open")
+	step("a response up to the end", "< HTTP/1.1 200 OK\r\n\r\nab", "GET h/3 200 0/2 open")
+	before := len(l.events)
+	w.Response(nil)
+	if len(l.events) != before+1 || line(l.events[before]) != "GET h/3 200 0/2" {
+		t.Errorf("at the end: told %+v, want that it is done", l.events[before:])
+	}
 	if w.req.head != nil || w.resp.head != nil || len(w.pending) != 0 {
 		t.Errorf("an idle Watcher holds %d and %d bytes and %d exchanges", cap(w.req.head), cap(w.resp.head), len(w.pending))
 	}

@@ -44,8 +44,9 @@ type Options struct {
 	Abort func(c net.Conn, cause error)
 
 	// FromA and FromB, if not nil, see the bytes that come from a and b, each
-	// before it is written to the other. They must neither change nor keep
-	// them, nor block. Each is called by one goroutine at a time.
+	// before it is written to the other, and no bytes at the end, if that is a
+	// clean one. They must neither change nor keep them, nor block. Each is
+	// called by one goroutine at a time.
 	FromA, FromB func(p []byte)
 }
 
@@ -137,7 +138,11 @@ type relay struct {
 // direction runs direction i to its end, and returns the bytes written.
 func (r *relay) direction(i int) int64 {
 	src, dst := r.sides[i].conn, r.sides[1-i].conn
-	n, err := r.copy(dst, src, r.sides[i].see)
+	see := r.sides[i].see
+	n, err := r.copy(dst, src, see)
+	if err == nil && see != nil {
+		see(nil)
+	}
 
 	r.mu.Lock()
 	r.ended[i] = true

@@ -333,10 +333,14 @@ func TestSees(t *testing.T) {
 			b, upstream := pair(t)
 			var mu sync.Mutex
 			var fromA, fromB []byte
+			ends := 0
 			see := func(to *[]byte) func([]byte) {
 				return func(p []byte) {
 					mu.Lock()
 					defer mu.Unlock()
+					if len(p) == 0 {
+						ends++
+					}
 					*to = append(*to, p...)
 				}
 			}
@@ -367,8 +371,8 @@ func TestSees(t *testing.T) {
 			check("after half-close", upstream, visitor, 10, &fromB)
 			upstream.Close()
 			o := <-done
-			if o.err != nil || o.res != (relay.Result{AtoB: 100, BtoA: 1<<20 + 10}) || len(fromA) != 100 || len(fromB) != 1<<20+10 {
-				t.Errorf("got %+v, %v, saw %d and %d bytes; want each once", o.res, o.err, len(fromA), len(fromB))
+			if o.err != nil || o.res != (relay.Result{AtoB: 100, BtoA: 1<<20 + 10}) || len(fromA) != 100 || len(fromB) != 1<<20+10 || ends != 2 {
+				t.Errorf("got %+v, %v, saw %d and %d bytes and %d ends; want each once", o.res, o.err, len(fromA), len(fromB), ends)
 			}
 		})
 	}

@@ -3,6 +3,7 @@ package screen
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -224,33 +225,34 @@ func (r *renderer) beside(lines []Line, w **writer, text string) []Line {
 	return lines
 }
 
+// counts says what has happened, as far as something has.
 func (r *renderer) counts() []Line {
 	v := r.v
-	if v.Streams.Total == 0 && v.Reconnects == 0 {
-		return nil
+	var parts []string
+	if v.Requested > 0 {
+		parts = append(parts, plural(v.Requested, "request"))
 	}
-	parts := []string{fmt.Sprintf("%d %s open", v.Streams.Open, plural(v.Streams.Open, "connection"))}
 	if v.Streams.Total > 0 {
-		parts = append(parts, fmt.Sprintf("%d in all", v.Streams.Total))
+		parts = append(parts, fmt.Sprintf("%s, %d open", plural(v.Streams.Total, "connection"), v.Streams.Open))
 	}
 	if v.Reconnects > 0 {
-		parts = append(parts, fmt.Sprintf("%d %s", v.Reconnects, plural(v.Reconnects, "reconnect")))
+		parts = append(parts, plural(uint64(v.Reconnects), "reconnect"))
 	}
-	w := r.new().to(2)
-	for i, p := range parts {
-		if i > 0 {
-			p = ", " + p
-		}
-		r.fit(w, faint, p)
+	if len(parts) == 0 {
+		return nil
 	}
-	return []Line{w.line()}
+	var lines []Line
+	for _, s := range r.style.wrap(strings.Join(parts, ", "), r.wide-2, 2) {
+		lines = append(lines, r.new().to(2).add(faint, s).line())
+	}
+	return lines
 }
 
-func plural(n int, word string) string {
-	if n == 1 {
-		return word
+func plural(n uint64, word string) string {
+	if n != 1 {
+		word += "s"
 	}
-	return word + "s"
+	return fmt.Sprintf("%d %s", n, word)
 }
 
 func (r *renderer) notes() (lines []Line) {

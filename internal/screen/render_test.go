@@ -27,6 +27,7 @@ func requests() []Request {
 		{Time: at(5), Tunnel: "web", Method: "GET", Target: "/users/" + strings.Repeat("0123456789", 12), Status: 404, Duration: 12 * time.Millisecond, Sent: 19, Done: true},
 		{Time: at(6), Tunnel: "web", Method: "PROPFIND", Target: "/download.iso", Status: 200, Duration: 95 * time.Second, Sent: 4_700_000_000, Done: true},
 		{Time: at(7), Tunnel: "web", Method: "GET", Target: "/download.iso", Status: 200, Duration: 2 * time.Second, Sent: 70_000_000, Done: true, Broken: true},
+		{Time: at(7), Tunnel: "web", Method: "GET", Target: "/events", Status: 200, Duration: time.Minute, Sent: 900, Done: true, Broken: true, Left: true},
 		{Time: at(8), Tunnel: "web", Method: "GET", Target: "/events", Status: 200, Duration: 5 * time.Millisecond},
 		{Time: at(9), Tunnel: "api", Method: "GET", Target: "/slow"},
 		{Time: at(10), Tunnel: "web", Method: "GET", Target: "/socket", Status: 101, Duration: 5 * time.Millisecond},
@@ -48,7 +49,7 @@ var views = map[string]View{
 	"connected": {Phase: Connected, Server: "wss://tunnel.example.com", RoundTrip: 23 * time.Millisecond, Tunnels: []Tunnel{web}},
 	"requests": {
 		Phase: Connected, Server: "wss://tunnel.example.com", RoundTrip: 400 * time.Microsecond, Tunnels: []Tunnel{web},
-		Streams: Streams{Open: 3, Total: 128}, Requests: requests(),
+		Streams: Streams{Open: 3, Total: 28}, Requested: 1280, Requests: requests(),
 	},
 	"reconnecting": {
 		Phase: Reconnecting, Server: "wss://tunnel.example.com", Now: noon, Retry: noon.Add(4 * time.Second),

@@ -66,6 +66,8 @@ func (r *renderer) requests(n int) (lines []Line) {
 // outcome is what became of a request.
 func outcome(q Request) (role, string) {
 	switch {
+	case q.Left && q.Status != 101:
+		return faint, "left"
 	case q.Broken && q.Status != 101:
 		return bad, "cut"
 	case q.Conn:

@@ -24,6 +24,12 @@ type Screen struct {
 	close func()
 }
 
+// IsTerminal reports whether a screen can be shown on f.
+func IsTerminal(f *os.File) bool {
+	_, err := openTerminal(f)
+	return err == nil
+}
+
 // Start shows what view returns on the terminal f, until Close. view is called
 // by one goroutine at a time.
 func Start(f *os.File, style Style, view func() View) (*Screen, error) {

@@ -24,6 +24,7 @@ type View struct {
 	RoundTrip time.Duration // to the server; 0 if unknown
 
 	Streams    Streams
+	Requested  uint64 // HTTP requests
 	Reconnects int
 
 	Requests []Request // the latest, newest last
@@ -77,7 +78,9 @@ type Request struct {
 	Status         int           // 0 if there is none yet, or at all
 	Duration       time.Duration // of what has a status or is done
 	Sent           int64         // bytes to the visitor
-	Done, Broken   bool
+	Done           bool
+	Broken         bool // not whole
+	Left           bool // Broken by the visitor
 	Conn           bool // not HTTP
 }
 

@@ -7,9 +7,6 @@ import (
 	"os"
 )
 
-// Supported reports whether screens work on this system.
-const Supported = false
-
 type terminal struct{}
 
 func openTerminal(*os.File) (*terminal, error) { return nil, errors.ErrUnsupported }

@@ -10,9 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Supported reports whether screens work on this system.
-const Supported = true
-
 // A terminal is a terminal whose echo is off, so that keys do not tear the
 // block.
 type terminal struct {
