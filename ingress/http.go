@@ -31,6 +31,11 @@ type HTTPOptions struct {
 	// whose host is Domain itself, an IP address, or not routed.
 	PathMode bool
 
+	// Mount is the path below which ServeHTTP is reached, such as "/tunnels";
+	// empty means "/". It takes it off the paths of requests. Serve does not
+	// look at it.
+	Mount string
+
 	// Scheme is what visitors speak whose conns are not TLS, as far as the
 	// ingress can tell, for X-Forwarded-Proto: "http", or "https" if somebody
 	// else ends their TLS; empty means "http".
@@ -148,9 +153,10 @@ type HTTP struct {
 	fewer     sync.Cond  // of mu: there are fewer accept loops, visitors or conns
 	closed    bool
 	visitors  map[*visitor]struct{}
+	mounts    map[*mounted]struct{}
 	listeners map[net.Listener]struct{}
 	accepting int // accept loops
-	count     int // visitors and the conns that inner has
+	count     int // visitors, mounts and the conns that inner has
 	sweeping  bool
 	stopSweep chan struct{}
 	wg        sync.WaitGroup // of all goroutines
@@ -175,6 +181,7 @@ func NewHTTP(opts HTTPOptions) *HTTP {
 		opts:      opts,
 		base:      time.Now(),
 		visitors:  make(map[*visitor]struct{}),
+		mounts:    make(map[*mounted]struct{}),
 		listeners: make(map[net.Listener]struct{}),
 		stopSweep: make(chan struct{}),
 	}
@@ -271,11 +278,15 @@ func (h *HTTP) addListener(l net.Listener) bool {
 	}
 	h.listeners[l] = struct{}{}
 	h.accepting++
+	h.startSweepLocked()
+	return true
+}
+
+func (h *HTTP) startSweepLocked() {
 	if !h.sweeping {
 		h.sweeping = true
 		h.wg.Go(h.sweep)
 	}
-	return true
 }
 
 func (h *HTTP) stopAccepting() {
@@ -442,6 +453,7 @@ func (h *HTTP) Close() error {
 		close(h.stopSweep)
 	}
 	h.closeVisitorsOf(nil)
+	h.abortMounted()
 	h.inner.close()
 	h.wg.Wait()
 	h.streams.close()

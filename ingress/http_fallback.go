@@ -1,10 +1,13 @@
 package ingress
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
@@ -38,7 +41,8 @@ type routed struct {
 	general policy.Pass   // of HTTP's own policy
 	passed  *policy.Guard // that has let the request in last, beside it
 	pass    policy.Pass   // of both
-	prefix  string
+	prefix  string        // of the request's path that the upstream does not see
+	shown   string        // and what visitors see there, which may be longer: see mountOf
 	err     error
 	code    string // of an agent that answered by itself
 	at      time.Duration
@@ -61,10 +65,6 @@ func (f *fallback) init(h *HTTP) {
 		ErrorLog:       log.New(logWriter{h}, "", 0),
 	}
 }
-
-// ServeHTTP relays one request that package net/http has read, such as one of
-// HTTP/2. It does not ask Own.
-func (h *HTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.fallback.ServeHTTP(w, r) }
 
 func (f *fallback) ServeHTTP(w http.ResponseWriter, r *http.Request) { f.serve(w, r, nil) }
 
@@ -99,7 +99,7 @@ func (f *fallback) serve(w http.ResponseWriter, r *http.Request, general *policy
 		err = f.route(r, to)
 	}
 	if err == errNoSlash {
-		u := url.URL{Path: to.prefix + "/", RawQuery: r.URL.RawQuery}
+		u := url.URL{Path: to.shown + "/", RawQuery: r.URL.RawQuery}
 		http.Redirect(rec, r, u.String(), http.StatusPermanentRedirect)
 		return
 	}
@@ -141,6 +141,7 @@ func (f *fallback) route(r *http.Request, to *routed) (err error) {
 	if f.h.misdirected(r.TLS, []byte(r.Host)) {
 		return errMisdirected
 	}
+	to.shown = mountOf(r)
 	name := f.h.parseHost([]byte(r.Host))
 	err = ErrNoRoute
 	if name.key != "" {
@@ -151,6 +152,7 @@ func (f *fallback) route(r *http.Request, to *routed) (err error) {
 		target := r.URL.EscapedPath()
 		if id, ok := pathID([]byte(target)); ok {
 			to.prefix = "/" + string(id)
+			to.shown += to.prefix
 			to.key = to.prefix
 			to.Target, err = f.h.opts.Router.Route(r.Context(), to.prefix)
 			if err == nil && target == to.prefix {
@@ -211,8 +213,8 @@ func (f *fallback) rewrite(pr *httputil.ProxyRequest) {
 	out.Header.Set("X-Forwarded-Host", host)
 	out.Header.Set("X-Forwarded-Proto", proto)
 	out.Header.Set("Forwarded", element)
-	if to.prefix != "" {
-		out.Header.Set("X-Forwarded-Prefix", to.prefix)
+	if to.shown != "" {
+		out.Header.Set("X-Forwarded-Prefix", to.shown)
 	}
 }
 
@@ -243,14 +245,14 @@ func (f *fallback) modify(resp *http.Response) error {
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		resp.Body = &trailedBody{resp.Body, resp}
 	}
-	if to.prefix == "" {
+	if to.shown == "" {
 		return nil
 	}
 	if l := resp.Header.Get("Location"); l != "" {
-		resp.Header.Set("Location", string(appendLocation(nil, []byte(l), []byte(resp.Request.Host), to.prefix)))
+		resp.Header.Set("Location", string(appendLocation(nil, []byte(l), []byte(resp.Request.Host), to.shown)))
 	}
 	for i, c := range resp.Header["Set-Cookie"] {
-		resp.Header["Set-Cookie"][i] = string(appendCookie(nil, []byte(c), to.prefix))
+		resp.Header["Set-Cookie"][i] = string(appendCookie(nil, []byte(c), to.shown))
 	}
 	return nil
 }
@@ -302,6 +304,20 @@ type recorder struct {
 
 // Unwrap is for http.ResponseController.
 func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// Hijack lets ReverseProxy take over the conn. What the visitor sent ahead of the
+// answer is still to be read from it, and ReverseProxy does not look for that.
+func (w *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	if n := rw.Reader.Buffered(); n > 0 {
+		ahead, _ := rw.Reader.Peek(n)
+		c = &handedConn{Conn: c, prefix: bytes.Clone(ahead)}
+	}
+	return c, rw, nil
+}
 
 func (w *recorder) WriteHeader(status int) {
 	w.status = status

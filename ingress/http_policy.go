@@ -96,7 +96,7 @@ func (f *fallback) policyRequest(to *routed) *policy.Request {
 		Visitor:      addr,
 		Method:       r.Method,
 		Target:       targetOf(r),
-		Path:         to.prefix + "/",
+		Path:         to.shown + "/",
 		Secure:       scheme == "https",
 		Length:       r.ContentLength,
 		Values:       r.Header.Values,

@@ -58,6 +58,7 @@ func (s *Server) accept(d dialect.Dialect, w http.ResponseWriter, r *http.Reques
 		dialect:  d.Name(),
 		remote:   r.RemoteAddr,
 		host:     strings.Clone(r.Host[:min(len(r.Host), maxHost+1)]),
+		secure:   r.TLS != nil,
 		began:    time.Now(),
 		identity: id,
 	}

@@ -28,6 +28,7 @@ type binder struct {
 	dialect string
 	remote  string // the agent's address
 	host    string // by which it reached the server
+	secure  bool   // and whether that was with TLS
 	began   time.Time
 
 	mu       sync.Mutex // guards the fields below
@@ -240,14 +241,14 @@ func (b *binder) bind(bd dialect.Binding, id *auth.Identity) (bound dialect.Boun
 		}
 		undo = func() { stop(); releaseGuard() }
 		e.Port = addr.Port()
-		base := s.baseFor(b.host)
+		base := s.baseFor(b.host, b.secure)
 		bound = dialect.Bound{
 			URLs: []string{"tcp://" + net.JoinHostPort(base.Hostname(), strconv.Itoa(int(e.Port)))},
 			Port: e.Port,
 			Addr: addr,
 		}
 	} else {
-		bound.URLs = s.urlsFor(bd.ID, bd.Hostnames, b.host)
+		bound.URLs = s.urlsFor(bd.ID, bd.Hostnames, s.baseFor(b.host, b.secure))
 	}
 	bound.Policy = guard != nil
 	remove, err := s.table.Add(e)

@@ -14,8 +14,10 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"sync"
@@ -30,10 +32,12 @@ import (
 	"adit/tunnel"
 )
 
-// Options configures a Server. Listen, Dialects and Auth are required.
+// Options configures a Server. Dialects and Auth are required.
 type Options struct {
 	// Listen is the TCP address for visitors and agents alike, such as
-	// ":8080". Public TCP ports are bound on its host.
+	// ":8080". Public TCP ports are bound on its host. If empty, visitors and
+	// agents come through ServeHTTP alone, and public TCP ports are bound on
+	// all addresses.
 	Listen string
 
 	// Domain is the domain below which each ID has a hostname. If empty, IDs
@@ -45,10 +49,13 @@ type Options struct {
 	// addresses.
 	PathMode bool
 
-	// PublicURL is how visitors reach Listen from outside, if that is not
-	// obvious: behind a TLS proxy "https://tunnel.example.com", say. It has
-	// no path. If it and Domain are empty, each agent is told addresses under
-	// the host by which it reached the server itself.
+	// PublicURL is how visitors reach the server from outside, if that is not
+	// obvious: behind a TLS proxy "https://tunnel.example.com", say. If it
+	// and Domain are empty, each agent is told addresses under the host by
+	// which it reached the server itself.
+	//
+	// It has a path only where ServeHTTP is mounted below that path, such as
+	// "https://example.com/tunnels"; then there is neither Listen nor Domain.
 	PublicURL string
 
 	// TCPPorts are the public TCP ports that agents may be given.
@@ -169,11 +176,17 @@ func New(opts Options) (*Server, error) {
 	if err := s.loadBlocks(); err != nil {
 		return nil, err
 	}
-	ln, err := listen(opts.Listen)
-	if err != nil {
-		return nil, err // says where
+	var host netip.Addr // of public TCP ports
+	if opts.Listen != "" {
+		ln, err := listen(opts.Listen)
+		if err != nil {
+			return nil, err // says where
+		}
+		s.ln = ln
+		if host = s.Addr().Addr(); host.IsUnspecified() {
+			host = netip.Addr{}
+		}
 	}
-	s.ln = ln
 	if s.base.Host == "" {
 		s.base = s.listenURL()
 	}
@@ -190,15 +203,12 @@ func New(opts Options) (*Server, error) {
 		Router:         router{s.table},
 		Domain:         s.domain,
 		PathMode:       opts.PathMode,
+		Mount:          s.base.Path,
 		Scheme:         s.base.Scheme,
 		TrustedProxies: opts.TrustedProxies,
 		Own:            s.own,
 		Logger:         opts.Logger,
 	})
-	host := ln.Addr().(*net.TCPAddr).AddrPort().Addr()
-	if host.IsUnspecified() {
-		host = netip.Addr{}
-	}
 	s.tcp = ingress.NewTCP(ingress.TCPOptions{
 		Router: router{s.table},
 		Addr:   host,
@@ -231,17 +241,48 @@ func (s *Server) check() (err error) {
 	if _, err := newServerGuard(s.opts.Policy); err != nil {
 		return err
 	}
-	if s.opts.PublicURL != "" {
-		s.base, err = parsePublicURL(s.opts.PublicURL)
+	if s.opts.PublicURL == "" {
+		return nil
+	}
+	s.base, err = parsePublicURL(s.opts.PublicURL)
+	if err == nil && s.base.Path != "" && (s.opts.Listen != "" || s.opts.Domain != "") {
+		return &OptionError{"PublicURL", fmt.Sprintf("public URL %q: it has a path, which is only for a server without an address and a domain of its own", s.base.String())}
 	}
 	return err
 }
 
-// Addr returns the address that the server listens on.
-func (s *Server) Addr() netip.AddrPort { return s.ln.Addr().(*net.TCPAddr).AddrPort() }
+// Addr returns the address that the server listens on, and the zero AddrPort if
+// it does not.
+func (s *Server) Addr() netip.AddrPort {
+	if s.ln == nil {
+		return netip.AddrPort{}
+	}
+	return s.ln.Addr().(*net.TCPAddr).AddrPort()
+}
 
-// URL returns how visitors reach the server, and agents too.
-func (s *Server) URL() string { return s.base.String() }
+// URL returns how visitors reach the server, and agents too. It is empty if the
+// server has no way to know.
+func (s *Server) URL() string {
+	if s.ln == nil && s.opts.PublicURL == "" && s.opts.Domain == "" {
+		return ""
+	}
+	return s.base.String()
+}
+
+// ServeHTTP serves visitors and agents that come through the server of another
+// program, which mounts this one as a handler:
+//
+//	go s.Run(ctx)
+//	mux.Handle("tunnel.example.com/", s)
+//
+// Agents come with HTTP/1.1, whose conn they take over; the ResponseWriter must
+// let them. Visitors may come with HTTP/2. Below a path, which is then that of
+// Options.PublicURL, s is mounted without http.StripPrefix.
+//
+// It serves while Run does, and also before. When Run's ctx ends it answers what
+// it has begun, and new requests with 503; the program ends Run before its own
+// server, which does not wait for conns that were taken over.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.http.ServeHTTP(w, r) }
 
 // Run serves until ctx ends or the listener fails. When ctx ends it says so in
 // Ready, tells agents to look for another server, and goes on for
@@ -259,7 +300,9 @@ func (s *Server) Run(ctx context.Context) error {
 	served := make(chan error, 1)
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
-	wg.Go(func() { served <- s.http.Serve(serving, s.ln) })
+	if s.ln != nil {
+		wg.Go(func() { served <- s.http.Serve(serving, s.ln) })
+	}
 
 	var err error
 	select {

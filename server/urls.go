@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"path"
 	"strconv"
 	"strings"
 
@@ -52,10 +53,22 @@ func checkDomain(domain string) error {
 func parsePublicURL(s string) (url.URL, error) {
 	u, err := url.Parse(s)
 	if err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" ||
-		u.User != nil || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" {
-		return url.URL{}, &OptionError{"PublicURL", fmt.Sprintf("public URL %q: want http:// or https:// with a host and no path, such as https://tunnel.example.com", redactUser(s))}
+		u.User != nil || !plainPath(u) || u.RawQuery != "" || u.Fragment != "" {
+		return url.URL{}, &OptionError{"PublicURL", fmt.Sprintf("public URL %q: want http:// or https:// with a host, such as https://tunnel.example.com", redactUser(s))}
 	}
-	return url.URL{Scheme: u.Scheme, Host: strings.ToLower(u.Host)}, nil
+	return url.URL{Scheme: u.Scheme, Host: strings.ToLower(u.Host), Path: strings.TrimSuffix(u.Path, "/")}, nil
+}
+
+// plainPath reports whether the path of a URL is empty, or of the kind that
+// nothing on the way writes in another form.
+func plainPath(u *url.URL) bool {
+	if u.Path == "" || u.Path == "/" {
+		return true
+	}
+	bad := strings.ContainsFunc(u.Path, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-._~/", r))
+	})
+	return !bad && u.RawPath == "" && path.Clean(u.Path) == strings.TrimSuffix(u.Path, "/")
 }
 
 // redactUser takes the user and the password out of what may be a URL.
@@ -66,8 +79,11 @@ func redactUser(s string) string {
 	return s
 }
 
-// listenURL is the URL of the listener itself.
+// listenURL is the URL of the listener itself, and a guess if there is none.
 func (s *Server) listenURL() url.URL {
+	if s.ln == nil {
+		return url.URL{Scheme: "http", Host: s.domain}
+	}
 	addr := s.Addr()
 	host := s.opts.Domain
 	if host == "" {
@@ -84,16 +100,26 @@ func (s *Server) listenURL() url.URL {
 }
 
 // baseFor is how visitors reach the server as far as an agent can tell that
-// reached it at host.
-func (s *Server) baseFor(host string) url.URL {
-	if s.opts.PublicURL != "" || s.opts.Domain != "" {
+// reached it at host, with TLS if secure is set.
+func (s *Server) baseFor(host string, secure bool) url.URL {
+	if s.opts.PublicURL != "" || s.opts.Domain != "" && s.ln != nil {
 		return s.base
 	}
 	u, err := url.Parse("http://" + host)
 	if err != nil || len(host) > maxHost || u.Host != host || u.Hostname() == "" {
 		return s.base
 	}
-	return url.URL{Scheme: "http", Host: host}
+	base := url.URL{Scheme: "http", Host: host}
+	if secure {
+		base.Scheme = "https"
+	}
+	if s.opts.Domain != "" {
+		base.Host = s.opts.Domain
+		if port := u.Port(); port != "" {
+			base.Host += ":" + port
+		}
+	}
+	return base
 }
 
 // checkHostname checks a hostname that an agent asks for. Those of the server
@@ -103,6 +129,8 @@ func (s *Server) checkHostname(h string) error {
 		return err
 	}
 	switch {
+	case s.base.Path != "":
+		return fmt.Errorf("hostname %q: this server is reached at %s, and serves paths alone", h, s.base.String())
 	case h == s.domain || strings.HasSuffix(h, "."+s.domain):
 		return fmt.Errorf("hostname %q: those of the domain %s go with ids", h, s.domain)
 	case h == s.base.Hostname():
@@ -111,10 +139,9 @@ func (s *Server) checkHostname(h string) error {
 	return nil
 }
 
-// urlsFor returns the addresses of an ID with its hostnames, best first, for
-// an agent that reached the server at host.
-func (s *Server) urlsFor(id tunnel.ID, hostnames []string, host string) (urls []string) {
-	base := s.baseFor(host)
+// urlsFor returns the addresses of an ID with its hostnames, best first, where
+// visitors reach the server at base.
+func (s *Server) urlsFor(id tunnel.ID, hostnames []string, base url.URL) (urls []string) {
 	at := func(hostname string) url.URL {
 		u := url.URL{Scheme: base.Scheme, Host: hostname, Path: "/"}
 		if port := base.Port(); port != "" {
@@ -128,11 +155,11 @@ func (s *Server) urlsFor(id tunnel.ID, hostnames []string, host string) (urls []
 	}
 	named := at(string(id) + "." + s.domain)
 	path := base
-	path.Path = "/" + string(id) + "/"
+	path.Path = base.Path + "/" + string(id) + "/"
 	switch {
 	case s.opts.Domain == "":
 		urls = append(urls, path.String())
-		if isLocal(base.Hostname()) && base.Scheme == "http" {
+		if isLocal(base.Hostname()) && base.Scheme == "http" && base.Path == "" {
 			urls = append(urls, named.String())
 		}
 	case s.opts.PathMode:
