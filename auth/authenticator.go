@@ -2,18 +2,14 @@ package auth
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
-	"encoding/json"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
+	"sync"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/golang-jwt/jwt/v5"
-
-	"adit/tunnel"
 )
 
 const (
@@ -21,219 +17,203 @@ const (
 	// No token may claim it.
 	SecretSubject = "secret"
 
-	leeway     = 30 * time.Second // between the clocks of minter and server
-	maxToken   = 8 << 10          // bytes
-	maxSubject = 255              // bytes
+	issuerName = "jwks:" // begins the subjects of tokens under a key set
+	maxSubject = 255     // bytes
 	maxSecrets = 2
+	lookEvery  = time.Second // at files
 )
 
-// Options configures an Authenticator. The zero value refuses everybody.
+// Options configures an Authenticator. The zero value refuses everybody. What
+// is in files is read again when they change; see Run.
 type Options struct {
-	// Secrets are what agents may show, and what tokens may be signed with.
-	// There are two at most: the one in use, and the one that replaces it or
-	// that it replaces.
-	Secrets []Secret
+	// Secrets are what agents may show, and what tokens may be signed with,
+	// and SecretFiles have one each. There are two at most together: the one
+	// in use, and the one that replaces it or that it replaces.
+	Secrets     []Secret
+	SecretFiles []string
 
-	// Audience, if not empty, has to be among a token's "aud".
+	// Audience, if not empty, has to be among the "aud" of a token that is
+	// signed with a secret.
 	Audience string
+
+	// Store has static tokens, and what is revoked. If nil, there is neither.
+	Store *Store
+
+	// Keys verify the tokens of somebody else. If nil, there is nobody.
+	Keys *KeySet
+
+	// Authorities is a file with the certificates of those who sign agents'.
+	// If empty, agents' certificates are of no use.
+	Authorities string
+
+	// Grants is a file with rules that say what certificates and the tokens of
+	// Keys allow. If empty, they say so themselves.
+	Grants string
+
+	// Logger hears of files that cannot be read. If nil, nothing is logged.
+	Logger *slog.Logger
 }
 
-// An Authenticator accepts a shared secret, which allows everything, or a
-// token: a JWT (RFC 7519) signed with HS256 under a shared secret. Its methods
-// are safe for concurrent use.
+// An Authenticator accepts a shared secret, which allows everything, a token,
+// or a certificate. A token is a JWT (RFC 7519), signed with HS256 under a
+// shared secret or with a key of a key set, or a static one that the store
+// knows. Its methods are safe for concurrent use.
 type Authenticator struct {
-	sums   [][sha256.Size]byte // of the secrets
-	keys   jwt.VerificationKeySet
-	parser *jwt.Parser
+	log         *slog.Logger
+	secrets     []*watched[Secret]
+	tokens      *watched[*Tokens] // nil without a store
+	keys        *KeySet
+	authorities *watched[*x509.CertPool]
+	grants      *watched[grantRules]
+
+	bySecret *jwtParser // tokens under a secret
+	byKeys   *jwtParser // tokens under a key set
 }
 
-// NewAuthenticator returns an Authenticator. Its error is about opts.
+// NewAuthenticator returns an Authenticator. Its error is about opts, or about
+// a file.
 func NewAuthenticator(opts Options) (*Authenticator, error) {
-	if n := len(opts.Secrets); n > maxSecrets {
+	if n := len(opts.Secrets) + len(opts.SecretFiles); n > maxSecrets {
 		return nil, fmt.Errorf("auth: %d secrets: at most %d are allowed", n, maxSecrets)
 	}
-	a := &Authenticator{}
+	if opts.Grants != "" && opts.Keys == nil && opts.Authorities == "" {
+		return nil, errors.New("auth: a grants file is for certificates and key sets, and there is neither")
+	}
+	a := &Authenticator{log: opts.Logger, keys: opts.Keys}
+	if a.log == nil {
+		a.log = slog.New(slog.DiscardHandler)
+	}
 	for i, s := range opts.Secrets {
 		if _, err := ParseSecret(s.value); err != nil {
 			return nil, fmt.Errorf("auth: secret %d: %w", i+1, err)
 		}
-		a.sums = append(a.sums, sha256.Sum256([]byte(s.value)))
-		a.keys.Keys = append(a.keys.Keys, []byte(s.value))
+		a.secrets = append(a.secrets, constant(s))
 	}
-	popts := []jwt.ParserOption{
-		jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}),
-		jwt.WithExpirationRequired(),
-		jwt.WithIssuedAt(),
-		jwt.WithLeeway(leeway),
-		jwt.WithStrictDecoding(),
+	if err := a.watch(opts); err != nil {
+		return nil, fmt.Errorf("auth: %w", err)
 	}
+	var more []jwt.ParserOption
 	if opts.Audience != "" {
-		popts = append(popts, jwt.WithAudience(opts.Audience))
+		more = append(more, jwt.WithAudience(opts.Audience))
 	}
-	a.parser = jwt.NewParser(popts...)
+	a.bySecret = newJWTParser([]string{algHS256}, a.secretKeys, more...)
+	if opts.Keys != nil {
+		a.byKeys = newJWTParser(asymmetric, opts.Keys.find, jwt.WithIssuer(opts.Keys.issuer), jwt.WithAudience(opts.Keys.audience))
+	}
 	return a, nil
 }
 
-// errInvalid is the same for a secret that is wrong, a token that is malformed
-// and one that was signed by somebody else, so that nothing is learned from it.
-var errInvalid = &Error{InvalidCredential, "the credential is not valid here"}
-
-// Authenticate turns a claim into an identity. Its error is an *Error. If the
-// claim asks for an ID, the identity is allowed to bind it.
-func (a *Authenticator) Authenticate(_ context.Context, c Claim) (*Identity, error) {
-	id, err := a.identify(c.Token)
-	if err != nil {
-		return nil, err
-	}
-	if c.ID != "" && !id.Scope.AllowsID(tunnel.ID(c.ID)) {
-		return nil, &Error{Forbidden, fmt.Sprintf("the credential does not allow the id %.64q", c.ID)}
-	}
-	return id, nil
-}
-
-func (a *Authenticator) identify(token string) (*Identity, error) {
-	if token == "" {
-		return nil, &Error{MissingCredential, "no credential was sent"}
-	}
-	if len(token) > maxToken || len(a.sums) == 0 {
-		return nil, errInvalid
-	}
-	if a.isSecret(token) {
-		return &Identity{Subject: SecretSubject, Scope: Everything()}, nil
-	}
-
-	var claims tokenClaims
-	parsed, err := a.parser.ParseWithClaims(token, &claims, func(t *jwt.Token) (any, error) {
-		if _, ok := t.Header["crit"]; ok { // RFC 7515, section 4.1.11: we know none of them
-			return nil, jwt.ErrTokenUnverifiable
+// watch reads all files.
+func (a *Authenticator) watch(opts Options) (err error) {
+	for _, path := range opts.SecretFiles {
+		s, err := watch(path, LoadSecret)
+		if err != nil {
+			return err
 		}
-		return a.keys, nil
-	})
-	if err != nil {
-		return nil, refusal(err)
+		a.secrets = append(a.secrets, s)
 	}
-	if !parsed.Valid {
-		return nil, errInvalid
-	}
-	return claims.identity()
-}
-
-// isSecret compares in a time that depends on the length of token alone.
-func (a *Authenticator) isSecret(token string) bool {
-	sum := sha256.Sum256([]byte(token))
-	found := 0
-	for _, s := range a.sums {
-		found |= subtle.ConstantTimeCompare(sum[:], s[:])
-	}
-	return found == 1
-}
-
-// refusal says what a parser's error comes to. Only a token whose signature is
-// right gets to hear more than that it is not valid.
-func refusal(err error) *Error {
-	switch {
-	case errors.Is(err, jwt.ErrTokenMalformed),
-		errors.Is(err, jwt.ErrTokenUnverifiable),
-		errors.Is(err, jwt.ErrTokenSignatureInvalid):
-		return errInvalid
-	case errors.Is(err, jwt.ErrTokenExpired):
-		return &Error{ExpiredCredential, "the token has expired"}
-	case errors.Is(err, jwt.ErrTokenNotValidYet), errors.Is(err, jwt.ErrTokenUsedBeforeIssued):
-		return &Error{NotYetValid, "the token is not valid yet by the server's clock"}
-	case errors.Is(err, jwt.ErrTokenInvalidAudience):
-		return &Error{InvalidCredential, "the token is for another audience (claim aud)"}
-	case errors.Is(err, jwt.ErrTokenRequiredClaimMissing):
-		return &Error{InvalidCredential, "the token lacks the claim exp, or aud"}
-	}
-	return errInvalid
-}
-
-// tokenClaims are the claims of a token.
-type tokenClaims struct {
-	jwt.RegisteredClaims
-	Adit json.RawMessage `json:"adit,omitempty"` // grants
-}
-
-// identity turns the claims of a genuine token into an identity.
-func (c *tokenClaims) identity() (*Identity, error) {
-	if err := checkSubject(c.Subject); err != nil {
-		return nil, &Error{InvalidCredential, "claim sub: " + err.Error()}
-	}
-	scope, err := parseGrants(c.Adit)
-	if err != nil {
-		return nil, &Error{InvalidCredential, "claim adit: " + err.Error()}
-	}
-	return &Identity{
-		Subject: c.Subject,
-		// As long as the token is accepted.
-		Expires: c.ExpiresAt.Add(leeway),
-		Scope:   scope,
-	}, nil
-}
-
-func checkSubject(s string) error {
-	switch {
-	case s == "":
-		return errors.New("is missing")
-	case len(s) > maxSubject:
-		return fmt.Errorf("has %d bytes: it takes 1 to %d", len(s), maxSubject)
-	case s == SecretSubject:
-		return fmt.Errorf("%q is reserved", s)
-	case !utf8.ValidString(s):
-		return fmt.Errorf("%q is not UTF-8", s)
-	}
-	for _, r := range s {
-		if !unicode.IsPrint(r) {
-			return fmt.Errorf("%q has the character %U: only printable ones are allowed", s, r)
+	if opts.Store != nil {
+		if a.tokens, err = watch(opts.Store.path, opts.Store.loader()); err != nil {
+			return err
 		}
 	}
-	return nil
+	if opts.Authorities != "" {
+		if a.authorities, err = watch(opts.Authorities, loadAuthorities); err != nil {
+			return err
+		}
+	}
+	if opts.Grants != "" {
+		a.grants, err = watch(opts.Grants, loadGrants)
+	}
+	return err
 }
 
-// TokenClaims is what a token says of its holder.
-type TokenClaims struct {
-	Subject   string    // who holds it; owns the names that it binds
-	Expires   time.Time // required; whole seconds
-	NotBefore time.Time // zero means from now on
-	Audience  string    // empty means any server
-	Scope     Scope     // what it allows
+// TakesCertificates reports whether agents' certificates are of use, so that
+// they are worth asking for in TLS handshakes.
+func (a *Authenticator) TakesCertificates() bool { return a.authorities != nil }
+
+// Run keeps to what files and the key set say until ctx ends. It calls changed
+// after each change, from one goroutine at a time; sessions should then be
+// looked at again with Recheck.
+func (a *Authenticator) Run(ctx context.Context, changed func()) {
+	var mu sync.Mutex
+	one := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		changed()
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if a.keys != nil {
+		wg.Go(func() { a.keys.run(ctx, a.log, one) })
+	}
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for seen := a.version(); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := a.reload(false); err != nil {
+			a.log.Error("credentials not reloaded, the old ones stay in force", "err", err)
+		}
+		if v := a.version(); v != seen {
+			seen = v
+			a.log.Info("credentials reloaded")
+			one()
+		}
+	}
 }
 
-// Mint signs a token with secret. Whoever has the token can read its claims.
-func Mint(secret Secret, c TokenClaims) (string, error) {
-	if _, err := ParseSecret(secret.value); err != nil {
-		return "", fmt.Errorf("mint token: %w", err)
+// Reload reads all files, whether they have changed or not, and asks for the
+// keys of a URL. What is wrong is in the error; there the old content stays in
+// force. Run calls its changed within a second.
+func (a *Authenticator) Reload() error {
+	if a.keys != nil {
+		a.keys.look()
 	}
-	if err := checkSubject(c.Subject); err != nil {
-		return "", fmt.Errorf("mint token: subject %w", err)
+	return a.reload(true)
+}
+
+// A source is a file, whatever is in it.
+type source interface {
+	reload(always bool) error
+	at() int
+}
+
+func (a *Authenticator) sources() (all []source) {
+	for _, s := range a.secrets {
+		all = append(all, s)
 	}
-	if c.Expires.IsZero() {
-		return "", errors.New("mint token: it needs a time of expiry")
+	if a.tokens != nil {
+		all = append(all, a.tokens)
 	}
-	if err := c.Scope.Check(); err != nil {
-		return "", fmt.Errorf("mint token: %w", err)
+	if a.keys != nil && a.keys.file != nil {
+		all = append(all, a.keys.file)
 	}
-	allowed, err := json.Marshal(grantsOf(c.Scope))
-	if err != nil {
-		return "", fmt.Errorf("mint token: %w", err)
+	if a.authorities != nil {
+		all = append(all, a.authorities)
 	}
-	claims := tokenClaims{
-		RegisteredClaims: jwt.RegisteredClaims{
-			Subject:   c.Subject,
-			ExpiresAt: jwt.NewNumericDate(c.Expires),
-			IssuedAt:  jwt.NewNumericDate(time.Now()),
-		},
-		Adit: allowed,
+	if a.grants != nil {
+		all = append(all, a.grants)
 	}
-	if !c.NotBefore.IsZero() {
-		claims.NotBefore = jwt.NewNumericDate(c.NotBefore)
+	return all
+}
+
+func (a *Authenticator) reload(always bool) error {
+	var problems []error
+	for _, s := range a.sources() {
+		if err := s.reload(always); err != nil {
+			problems = append(problems, err)
+		}
 	}
-	if c.Audience != "" {
-		claims.Audience = jwt.ClaimStrings{c.Audience}
+	return errors.Join(problems...)
+}
+
+func (a *Authenticator) version() (n int) {
+	for _, s := range a.sources() {
+		n += s.at()
 	}
-	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, &claims).SignedString([]byte(secret.value))
-	if err != nil {
-		return "", fmt.Errorf("mint token: %w", err)
-	}
-	return token, nil
+	return n
 }

@@ -38,6 +38,9 @@ const (
 	rawOther = "somebody-elses-secret"
 )
 
+// hs256 is the hash of the algorithm of that name.
+var hs256 = sha256.New
+
 func authenticator(t testing.TB, opts auth.Options) *auth.Authenticator {
 	t.Helper()
 	a, err := auth.NewAuthenticator(opts)
@@ -74,7 +77,7 @@ type m = map[string]any
 func TestAuthenticate(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
-	hs256 := m{"alg": "HS256", "typ": "JWT"}
+	head := m{"alg": "HS256", "typ": "JWT"}
 	good := func(change m) m {
 		c := m{
 			"sub":  "ci",
@@ -91,7 +94,7 @@ func TestAuthenticate(t *testing.T) {
 		}
 		return c
 	}
-	signed := func(change m) string { return token(hs256, good(change), sha256.New, rawOld) }
+	signed := func(change m) string { return token(head, good(change), sha256.New, rawOld) }
 
 	const same = "the credential is not valid here"
 	for _, tt := range []struct {
@@ -106,7 +109,7 @@ func TestAuthenticate(t *testing.T) {
 		{name: "overlapping secret", token: rawNew},
 		{name: "secret with any id", token: rawOld, id: "anything"},
 		{name: "token", token: signed(nil)},
-		{name: "token under overlapping secret", token: token(hs256, good(nil), sha256.New, rawNew)},
+		{name: "token under overlapping secret", token: token(head, good(nil), sha256.New, rawNew)},
 		{name: "token with id in scope", token: signed(nil), id: "web-1"},
 		{name: "expired within leeway", token: signed(m{"exp": now.Add(-20 * time.Second).Unix()})},
 		{name: "not before within leeway", token: signed(m{"nbf": now.Add(20 * time.Second).Unix()})},
@@ -120,9 +123,9 @@ func TestAuthenticate(t *testing.T) {
 		{name: "wrong secret", token: rawOther, code: auth.InvalidCredential, reason: same},
 		{name: "secret and more", token: rawOld + " ", code: auth.InvalidCredential, reason: same},
 		{name: "start of the secret", token: rawOld[:len(rawOld)-1], code: auth.InvalidCredential, reason: same},
-		{name: "signed by somebody else", token: token(hs256, good(nil), sha256.New, rawOther), code: auth.InvalidCredential, reason: same},
-		{name: "expired and signed by somebody else", token: token(hs256, good(m{"exp": 1}), sha256.New, rawOther), code: auth.InvalidCredential, reason: same},
-		{name: "signed with nothing", token: token(hs256, good(nil), sha256.New, ""), code: auth.InvalidCredential, reason: same},
+		{name: "signed by somebody else", token: token(head, good(nil), sha256.New, rawOther), code: auth.InvalidCredential, reason: same},
+		{name: "expired and signed by somebody else", token: token(head, good(m{"exp": 1}), sha256.New, rawOther), code: auth.InvalidCredential, reason: same},
+		{name: "signed with nothing", token: token(head, good(nil), sha256.New, ""), code: auth.InvalidCredential, reason: same},
 		{name: "alg none", token: token(m{"alg": "none"}, good(nil), nil, ""), code: auth.InvalidCredential, reason: same},
 		{name: "alg none, signed", token: token(m{"alg": "none"}, good(nil), sha256.New, rawOld), code: auth.InvalidCredential, reason: same},
 		{name: "alg None", token: token(m{"alg": "None"}, good(nil), nil, ""), code: auth.InvalidCredential, reason: same},
@@ -131,8 +134,8 @@ func TestAuthenticate(t *testing.T) {
 		{name: "alg HS384", token: token(m{"alg": "HS384"}, good(nil), sha512.New384, rawOld), code: auth.InvalidCredential, reason: same},
 		{name: "no alg", token: token(m{}, good(nil), sha256.New, rawOld), code: auth.InvalidCredential, reason: same},
 		{name: "critical extension", token: token(m{"alg": "HS256", "crit": []string{"b64"}, "b64": false}, good(nil), sha256.New, rawOld), code: auth.InvalidCredential, reason: same},
-		{name: "claims are no object", token: token(hs256, "[]", sha256.New, rawOld), code: auth.InvalidCredential, reason: same},
-		{name: "claims are no JSON", token: token(hs256, "{", sha256.New, rawOld), code: auth.InvalidCredential, reason: same},
+		{name: "claims are no object", token: token(head, "[]", sha256.New, rawOld), code: auth.InvalidCredential, reason: same},
+		{name: "claims are no JSON", token: token(head, "{", sha256.New, rawOld), code: auth.InvalidCredential, reason: same},
 		{name: "header is no JSON", token: token("{", good(nil), sha256.New, rawOld), code: auth.InvalidCredential, reason: same},
 		{name: "two parts", token: "a.b", code: auth.InvalidCredential, reason: same},
 		{name: "four parts", token: signed(nil) + ".x", code: auth.InvalidCredential, reason: same},
@@ -145,11 +148,17 @@ func TestAuthenticate(t *testing.T) {
 		{name: "issued in the future", token: signed(m{"iat": now.Add(time.Minute).Unix()}), code: auth.NotYetValid},
 		{name: "no audience", token: signed(nil), aud: "prod", code: auth.InvalidCredential},
 		{name: "other audience", token: signed(m{"aud": "test"}), aud: "prod", code: auth.InvalidCredential},
+		{name: "no grants", token: signed(m{"adit": nil}), code: auth.Forbidden},
+		{name: "empty grants", token: signed(m{"adit": m{}}), code: auth.Forbidden},
+		{name: "grants of another claim", token: signed(m{"adit": nil, "ids": []string{"*"}, "endpoints": []string{"*"}}), code: auth.Forbidden},
+		{name: "long jti", token: signed(m{"jti": strings.Repeat("j", 256)}), code: auth.InvalidCredential},
 		{name: "unknown grant", token: signed(m{"adit": m{"ids": []string{"web"}, "allow_ip": "10.0.0.1"}}), code: auth.InvalidCredential, reason: `claim adit: unknown field "allow_ip"`},
 		{name: "malformed hostname pattern", token: signed(m{"adit": m{"hostnames": []string{"app.*"}}}), code: auth.InvalidCredential},
 		{name: "malformed forward rule", token: signed(m{"adit": m{"forward": []string{"db"}}}), code: auth.InvalidCredential},
 		{name: "no sub", token: signed(m{"sub": nil}), code: auth.InvalidCredential},
 		{name: "empty sub", token: signed(m{"sub": ""}), code: auth.InvalidCredential},
+		{name: "sub of a certificate", token: signed(m{"sub": "cert:web"}), code: auth.InvalidCredential},
+		{name: "sub of another issuer", token: signed(m{"sub": "jwks:web"}), code: auth.InvalidCredential},
 		{name: "sub of the shared secret", token: signed(m{"sub": "secret"}), code: auth.InvalidCredential},
 		{name: "sub with a line break", token: signed(m{"sub": "a\nb"}), code: auth.InvalidCredential},
 		{name: "bad port range", token: signed(m{"adit": m{"tcp_ports": []string{"22-21"}}}), code: auth.InvalidCredential},
@@ -244,7 +253,7 @@ func TestTokenExpires(t *testing.T) {
 		s := secret(t, rawOld)
 		a := authenticator(t, auth.Options{Secrets: []auth.Secret{s}})
 		tok, err := auth.Mint(s, auth.TokenClaims{
-			Subject: "ci", NotBefore: time.Now().Add(time.Hour), Expires: time.Now().Add(2 * time.Hour),
+			Subject: "ci", NotBefore: time.Now().Add(time.Hour), Expires: time.Now().Add(2 * time.Hour), Scope: auth.Everything(),
 		})
 		if err != nil {
 			t.Fatal(err)

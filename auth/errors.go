@@ -8,6 +8,7 @@ const (
 	MissingCredential Code = "missing-credential" // none was sent
 	InvalidCredential Code = "invalid-credential" // it is not known, or not well formed
 	ExpiredCredential Code = "expired-credential" // it was valid once
+	RevokedCredential Code = "revoked-credential" // it was valid once, and was withdrawn
 	NotYetValid       Code = "not-yet-valid"      // it will be valid, by this clock
 	Forbidden         Code = "forbidden"          // it is valid, and does not allow this
 	Busy              Code = "busy"               // nobody looked at it; try again soon

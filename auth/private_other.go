@@ -9,6 +9,8 @@ import "io/fs"
 
 func checkPrivate(fs.FileInfo, string) error { return nil }
 
+func checkUnwritable(fs.FileInfo, string) error { return nil }
+
 func checkDir(string) error { return nil }
 
 func syncDir(string) error { return nil }

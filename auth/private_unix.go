@@ -17,6 +17,17 @@ func checkPrivate(info fs.FileInfo, path string) error {
 	return checkOwner(info, path)
 }
 
+// checkUnwritable refuses a file that others than the user and root may write.
+func checkUnwritable(info fs.FileInfo, path string) error {
+	if perm := info.Mode().Perm(); perm&0o022 != 0 {
+		return fmt.Errorf("has mode %#o, which lets others change it: run chmod go-w %s", perm, path)
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid == 0 {
+		return nil
+	}
+	return checkOwner(info, path)
+}
+
 func checkOwner(info fs.FileInfo, path string) error {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if uid := os.Geteuid(); ok && int(st.Uid) != uid {

@@ -75,37 +75,11 @@ func LoadSecret(path string) (Secret, error) {
 }
 
 func loadSecret(path string) (Secret, error) {
-	// Before it is opened, since to open a pipe may block.
-	if info, err := os.Stat(path); err != nil {
-		return Secret{}, cause(err)
-	} else if !info.Mode().IsRegular() {
-		return Secret{}, errors.New("is no regular file")
-	}
-	f, err := os.Open(path)
+	b, err := readFile(path, 2*maxSecret, checkPrivate)
 	if err != nil {
-		return Secret{}, cause(err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return Secret{}, cause(err)
-	}
-	if err := checkPrivate(info, path); err != nil {
 		return Secret{}, err
 	}
-	b, err := io.ReadAll(io.LimitReader(f, 2*maxSecret))
-	if err != nil {
-		return Secret{}, cause(err)
-	}
 	return ParseSecret(string(b))
-}
-
-// cause drops the path from err, which the caller names already.
-func cause(err error) error {
-	if pe, ok := errors.AsType[*fs.PathError](err); ok {
-		return pe.Err
-	}
-	return err
 }
 
 // LoadOrCreateSecret reads the secret of a data directory. If there is none it
@@ -138,29 +112,4 @@ func LoadOrCreateNamed(dir, name string) (s Secret, created bool, err error) {
 		return Secret{}, false, fmt.Errorf("create secret: %w", err)
 	}
 	return s, true, nil
-}
-
-// create makes a file for the owner alone, unless there is one. The file
-// appears whole or not at all, also after a crash.
-func create(path, content string) error {
-	dir := filepath.Dir(path)
-	tmp, err := os.CreateTemp(dir, ".secret-*") // 0600, O_EXCL
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.WriteString(content)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if cerr := tmp.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	if err := os.Link(tmp.Name(), path); err != nil { // fails if path exists, unlike a rename
-		return err
-	}
-	return syncDir(dir)
 }

@@ -110,7 +110,7 @@ func TestLoadSecret(t *testing.T) {
 		{name: "empty", content: "", mode: 0o600, err: "empty"},
 		{name: "only white space", content: " \n", mode: 0o600, err: "empty"},
 		{name: "too short", content: "123456789012345", mode: 0o600, err: "takes 16 to"},
-		{name: "too long", content: strings.Repeat("x", 1<<20), mode: 0o600, err: "takes 16 to"},
+		{name: "too long", content: strings.Repeat("x", 1<<20), mode: 0o600, err: "more than"},
 		{name: "group reads", content: rawOld, mode: 0o640, err: "chmod 600"},
 		{name: "world reads", content: rawOld, mode: 0o604, err: "chmod 600"},
 		{name: "group writes", content: rawOld, mode: 0o620, err: "chmod 600"},
