@@ -155,8 +155,8 @@ func (a *Authenticator) Run(ctx context.Context, changed func()) {
 			return
 		case <-tick.C:
 		}
-		if err := a.reload(false); err != nil {
-			a.log.Error("credentials not reloaded, the old ones stay in force", "err", err)
+		if err := a.reload(); err != nil {
+			a.logNotReloaded(err)
 		}
 		if v := a.version(); v != seen {
 			seen = v
@@ -166,19 +166,40 @@ func (a *Authenticator) Run(ctx context.Context, changed func()) {
 	}
 }
 
-// Reload reads all files, whether they have changed or not, and asks for the
-// keys of a URL. What is wrong is in the error; there the old content stays in
-// force. Run calls its changed within a second.
-func (a *Authenticator) Reload() error {
-	if a.keys != nil {
-		a.keys.look()
+func (a *Authenticator) logNotReloaded(err error) {
+	a.log.Error("credentials not reloaded, the old ones stay in force", "err", err)
+}
+
+// Prepare reads all files, whether they have changed or not, and changes
+// nothing: apply puts their content in force. Run calls its changed within a
+// second of that. If there is an error apply is nil.
+func (a *Authenticator) Prepare() (apply func(), err error) {
+	var all []func()
+	var problems []error
+	for _, s := range a.sources() {
+		apply, err := s.prepare()
+		all = append(all, apply)
+		if err != nil {
+			problems = append(problems, err)
+		}
 	}
-	return a.reload(true)
+	if err := errors.Join(problems...); err != nil {
+		return nil, err
+	}
+	return func() {
+		for _, apply := range all {
+			apply()
+		}
+		if a.keys != nil {
+			a.keys.look()
+		}
+	}, nil
 }
 
 // A source is a file, whatever is in it.
 type source interface {
-	reload(always bool) error
+	reload() error
+	prepare() (apply func(), err error)
 	at() int
 }
 
@@ -201,10 +222,11 @@ func (a *Authenticator) sources() (all []source) {
 	return all
 }
 
-func (a *Authenticator) reload(always bool) error {
+// reload reads the files that have changed.
+func (a *Authenticator) reload() error {
 	var problems []error
 	for _, s := range a.sources() {
-		if err := s.reload(always); err != nil {
+		if err := s.reload(); err != nil {
 			problems = append(problems, err)
 		}
 	}

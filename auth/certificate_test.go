@@ -258,7 +258,7 @@ func TestResumedTLSSession(t *testing.T) {
 	if _, err := store.Revoke(auth.Revocation{ID: i.Token}); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Reload(); err != nil {
+	if err := reload(a); err != nil {
 		t.Fatal(err)
 	}
 	second := dial()
@@ -280,7 +280,7 @@ func TestResumedTLSSession(t *testing.T) {
 	if err := os.WriteFile(path, other, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Reload(); err != nil {
+	if err := reload(b); err != nil {
 		t.Fatal(err)
 	}
 	check(t, b, auth.Claim{Certs: dial().PeerCertificates}, auth.InvalidCredential)

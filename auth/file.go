@@ -98,7 +98,9 @@ type watched[T any] struct {
 // watch loads a file for the first time.
 func watch[T any](path string, load func(path string) (T, error)) (*watched[T], error) {
 	w := &watched[T]{path: path, load: load}
-	return w, w.reload(true)
+	apply, err := w.prepare()
+	apply()
+	return w, err
 }
 
 // constant is a value that is in no file.
@@ -110,26 +112,41 @@ func (w *watched[T]) get() T {
 	return w.value
 }
 
-// reload reads the file again if it is not the one that was seen last, or
-// always. An error is returned once for each change of the file.
-func (w *watched[T]) reload(always bool) error {
+// reload reads the file again if it is not the one that was seen last. An error
+// is returned once for each change of the file.
+func (w *watched[T]) reload() error {
 	if w.load == nil {
 		return nil
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	info, _ := os.Stat(w.path) // nil if there is none
-	if !always && same(info, w.seen) {
+	w.mu.Lock()
+	known := same(info, w.seen)
+	w.mu.Unlock()
+	if known {
 		return nil
 	}
-	w.seen = info
-	v, err := w.load(w.path)
-	if err != nil {
-		return err
+	apply, err := w.prepare()
+	apply()
+	return err
+}
+
+// prepare reads the file in any case, and changes nothing: apply does. After an
+// error apply only remembers the file, so that reload does not repeat it.
+func (w *watched[T]) prepare() (apply func(), err error) {
+	if w.load == nil {
+		return func() {}, nil
 	}
-	w.value = v
-	w.version++
-	return nil
+	info, _ := os.Stat(w.path)
+	v, err := w.load(w.path)
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.seen = info
+		if err == nil {
+			w.value = v
+			w.version++
+		}
+	}, err
 }
 
 // at returns a number that grows with each content.

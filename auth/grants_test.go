@@ -93,7 +93,7 @@ func TestGrantsFileChanges(t *testing.T) {
 	if err := os.WriteFile(path, []byte(strings.Replace(grantsText, `ids: ["*"]`, `ids: ["tools"]`, 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Reload(); err != nil {
+	if err := reload(a); err != nil {
 		t.Fatal(err)
 	}
 	if i, err := a.Recheck(byToken); err != nil || i.Scope.AllowsID("web") || !i.Scope.AllowsID("tools") {
@@ -105,7 +105,7 @@ func TestGrantsFileChanges(t *testing.T) {
 	if err := os.WriteFile(path, []byte("grants:\n  - jwt: {sub: x}\n    ids: [x]\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Reload(); err != nil {
+	if err := reload(a); err != nil {
 		t.Fatal(err)
 	}
 	for _, i := range []*auth.Identity{byToken, byCert} {
@@ -179,7 +179,7 @@ func TestSecretFileChanges(t *testing.T) {
 	if err := os.WriteFile(path, []byte("short"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Reload(); err == nil {
+	if err := reload(a); err == nil {
 		t.Error("Reload of a short secret: got no error")
 	}
 	check(t, a, auth.Claim{Token: rawNew}, "")

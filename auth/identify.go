@@ -57,7 +57,7 @@ func (a *Authenticator) identify(ctx context.Context, c Claim) (*Identity, error
 		if a.tokens == nil {
 			return nil, errInvalid
 		}
-		return a.tokens.get().identify(c.Token)
+		return a.byStatic(c.Token)
 	}
 	alg := tokenAlg(c.Token)
 	switch {
@@ -67,6 +67,19 @@ func (a *Authenticator) identify(ctx context.Context, c Claim) (*Identity, error
 		return a.byToken(ctx, c.Token, a.byKeys, issuerName)
 	}
 	return nil, errInvalid
+}
+
+// byStatic identifies the holder of a static token, also of one that was made
+// just now.
+func (a *Authenticator) byStatic(token string) (*Identity, error) {
+	id, err := a.tokens.get().identify(token)
+	if err != errInvalid {
+		return id, err
+	}
+	if err := a.tokens.reload(); err != nil {
+		a.logNotReloaded(err)
+	}
+	return a.tokens.get().identify(token)
 }
 
 // isSecret compares in a time that depends on the length of token alone.

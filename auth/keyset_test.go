@@ -395,7 +395,7 @@ func TestKeyFileIsRotated(t *testing.T) {
 	}
 
 	put([]byte("{"))
-	if err := a.Reload(); err == nil {
+	if err := reload(a); err == nil {
 		t.Error("Reload of a malformed file: got no error")
 	}
 	check(t, a, auth.Claim{Token: next.token(t, nil)}, "")

@@ -13,8 +13,8 @@ import (
 	"adit/tunnel"
 )
 
-// ErrResumed is returned by Accept when the request gave a live session a new
-// carrier: its tunnel was returned by an earlier call.
+// ErrResumed is returned by Accept, with the tunnel of an earlier call, when the
+// request gave that one's session a new carrier.
 var ErrResumed = errors.New("dialect: session resumed")
 
 // An AdmitFunc turns the claim in a handshake into an identity, or says why
@@ -33,8 +33,8 @@ type Dialect interface {
 
 	// Accept runs the handshake. It calls admit once, with the claim that it
 	// found, and refuses in the dialect's own form if admit fails; the error
-	// then is admit's. The caller closes the tunnel. ErrResumed means that
-	// there is nothing to close.
+	// then is admit's. The caller closes the tunnel, but not again the one
+	// that comes with ErrResumed.
 	Accept(w http.ResponseWriter, r *http.Request, admit AdmitFunc) (tunnel.Tunnel, error)
 }
 

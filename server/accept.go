@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"strings"
@@ -46,6 +47,9 @@ func (s *Server) accept(d dialect.Dialect, w http.ResponseWriter, r *http.Reques
 	})
 	switch {
 	case errors.Is(err, dialect.ErrResumed):
+		if b := s.binderOf(t); b != nil {
+			b.adopt(id)
+		}
 		return
 	case err != nil:
 		s.log.Warn("agent not admitted", "dialect", d.Name(), "remote", r.RemoteAddr, "err", err)
@@ -60,6 +64,7 @@ func (s *Server) accept(d dialect.Dialect, w http.ResponseWriter, r *http.Reques
 		host:     strings.Clone(r.Host[:min(len(r.Host), maxHost+1)]),
 		secure:   r.TLS != nil,
 		began:    time.Now(),
+		holder:   id.Subject,
 		identity: id,
 	}
 	if reason := s.add(b); reason != "" {
@@ -67,8 +72,9 @@ func (s *Server) accept(d dialect.Dialect, w http.ResponseWriter, r *http.Reques
 		end(t, tunnel.EndShutdown, reason)
 		return
 	}
-	b.info("agent connected", "subject", id.Subject)
+	b.info("agent connected", "subject", id.Subject, "credential", string(id.Kind), "token", id.Token)
 	b.watch()
+	b.recheck() // what changed before the server knew of it
 }
 
 // enter begins a handshake. Unless it returns an error, the caller calls leave.
@@ -103,7 +109,10 @@ func (s *Server) add(b *binder) (reason string) {
 		return "the server is shutting down"
 	case len(s.tunnels) >= maxAgents:
 		return "the server has as many agents as it takes"
+	case s.isFullLocked(b):
+		return fmt.Sprintf("%q has %d agents here, which is as many as it may have", b.holder, s.opts.MaxAgentsPerSubject)
 	}
+	s.holders[b.holder]++
 	s.tunnels[b.tunnel] = b
 	s.memory.stir()
 	s.agents.Add(1)
@@ -113,9 +122,43 @@ func (s *Server) add(b *binder) (reason string) {
 // remove is the opposite of add.
 func (s *Server) remove(t tunnel.Tunnel) {
 	s.mu.Lock()
+	b := s.tunnels[t]
 	delete(s.tunnels, t)
+	if s.holders[b.holder]--; s.holders[b.holder] == 0 {
+		delete(s.holders, b.holder)
+	}
 	s.mu.Unlock()
 	s.agents.Done()
+}
+
+// isFullLocked reports whether the holder of b's credential has as many agents
+// as it may have. One that b is about to replace does not count.
+func (s *Server) isFullLocked(b *binder) bool {
+	limit := s.opts.MaxAgentsPerSubject
+	if limit <= 0 || b.holder == auth.SecretSubject || s.holders[b.holder] < limit {
+		return false
+	}
+	instance := instanceOf(b.tunnel)
+	for t, other := range s.tunnels {
+		if instance != "" && other.holder == b.holder && t.ID() == b.tunnel.ID() && instanceOf(t) == instance {
+			return false
+		}
+	}
+	return true
+}
+
+func instanceOf(t tunnel.Tunnel) string {
+	if i, ok := t.(tunnel.Instancer); ok {
+		return i.Instance()
+	}
+	return ""
+}
+
+// binderOf returns the binder of a tunnel, or nil if it has ended.
+func (s *Server) binderOf(t tunnel.Tunnel) *binder {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tunnels[t]
 }
 
 // unlessClosing runs f, and lets Run wait for it, while the server is not

@@ -30,6 +30,7 @@ type binder struct {
 	host    string // by which it reached the server
 	secure  bool   // and whether that was with TLS
 	began   time.Time
+	holder  string // subject of all its credentials
 
 	mu       sync.Mutex // guards the fields below
 	identity *auth.Identity
@@ -49,22 +50,6 @@ type name struct {
 	hostnames []string
 	port      uint16 // public TCP port, or 0
 	release   func()
-}
-
-// allowedBy says which part of the name a scope does not allow.
-func (n name) allowedBy(s auth.Scope) error {
-	if !s.AllowsID(n.id) {
-		return fmt.Errorf("the credential does not allow the id %q", n.id)
-	}
-	if n.port != 0 && !s.AllowsPort(n.port) {
-		return fmt.Errorf("the credential does not allow the port %d", n.port)
-	}
-	for _, h := range n.hostnames {
-		if !s.AllowsHostname(h) {
-			return fmt.Errorf("the credential does not allow the hostname %q", h)
-		}
-	}
-	return nil
 }
 
 var _ dialect.BindHandler = (*binder)(nil)
@@ -127,22 +112,6 @@ func (b *binder) end(names []name) {
 	b.server.remove(b.tunnel)
 }
 
-// expireLocked sees to it that the tunnel ends with its credential.
-func (b *binder) expireLocked() {
-	if b.expiry != nil {
-		b.expiry.Stop()
-		b.expiry = nil
-	}
-	if b.identity.Expires.IsZero() || b.ended {
-		return
-	}
-	b.expiry = time.AfterFunc(time.Until(b.identity.Expires), func() {
-		b.server.unlessClosing(func() {
-			end(b.tunnel, tunnel.EndCredential, "the credential has expired")
-		})
-	})
-}
-
 // Bind implements dialect.BindHandler.
 func (b *binder) Bind(_ context.Context, bd dialect.Binding) (dialect.Bound, error) {
 	b.mu.Lock()
@@ -172,6 +141,11 @@ func (b *binder) Bind(_ context.Context, bd dialect.Binding) (dialect.Bound, err
 		b.mu.Unlock()
 		release()
 		return dialect.Bound{}, &dialect.BindError{Code: dialect.BindInternal, Reason: "the session has ended"}
+	}
+	if err := n.allowedBy(b.identity.Scope); err != nil { // it may have changed meanwhile
+		b.mu.Unlock()
+		release()
+		return dialect.Bound{}, &dialect.BindError{Code: dialect.BindForbidden, Reason: err.Error()}
 	}
 	b.names = append(b.names, n)
 	b.mu.Unlock()
@@ -212,6 +186,9 @@ func (b *binder) check(bd dialect.Binding, id *auth.Identity) error {
 		if err := b.server.checkHostname(h); err != nil {
 			return invalid("%v", err)
 		}
+	}
+	if !b.server.opts.ReservedIDs.Allows(bd.ID, id.Scope) {
+		return &dialect.BindError{Code: dialect.BindForbidden, Reason: fmt.Sprintf("the id %q is reserved, or looks like one that is: it takes a credential that names it", bd.ID)}
 	}
 	if err := (name{id: bd.ID, hostnames: bd.Hostnames, port: bd.Port}).allowedBy(id.Scope); err != nil {
 		return &dialect.BindError{Code: dialect.BindForbidden, Reason: err.Error()}
@@ -340,27 +317,5 @@ func (b *binder) Unbind(_ context.Context, key string) error {
 	}
 	n.release()
 	b.info("unbound", "id", string(n.id))
-	return nil
-}
-
-// Refresh implements dialect.BindHandler. The new credential must be the same
-// holder's, and allow what is bound.
-func (b *binder) Refresh(ctx context.Context, claim auth.Claim) error {
-	id, err := b.server.opts.Auth.Authenticate(ctx, claim)
-	if err != nil {
-		return err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if id.Subject != b.identity.Subject {
-		return &auth.Error{Code: auth.Forbidden, Reason: "the credential is somebody else's"}
-	}
-	for _, n := range b.names {
-		if err := n.allowedBy(id.Scope); err != nil {
-			return &auth.Error{Code: auth.Forbidden, Reason: err.Error() + ", which is bound"}
-		}
-	}
-	b.identity = id
-	b.expireLocked()
 	return nil
 }

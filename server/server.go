@@ -76,8 +76,17 @@ type Options struct {
 	// Dialects are the protocols that agents may speak.
 	Dialects []dialect.Dialect
 
-	// Auth decides on agents' claims.
+	// Auth decides on agents' claims. The server runs it.
 	Auth *auth.Authenticator
+
+	// ReservedIDs are IDs that agents may bind only if their credentials name
+	// them.
+	ReservedIDs auth.Reserved
+
+	// MaxAgentsPerSubject is how many agents may be connected at a time with
+	// credentials of one subject, but for the shared secret; 0 means any
+	// number.
+	MaxAgentsPerSubject int
 
 	// Grace is how long Run lets requests finish when its ctx ends; 0 means
 	// 10 s, negative that it does not.
@@ -144,6 +153,7 @@ type Server struct {
 	handshaking int
 	handshakes  map[net.Conn]struct{} // conns of those that got as far
 	tunnels     map[tunnel.Tunnel]*binder
+	holders     map[string]int // tunnels by subject
 }
 
 // New opens the listener of a server. The caller runs it, which closes it. The
@@ -164,6 +174,7 @@ func New(opts Options) (*Server, error) {
 		domain:     opts.Domain,
 		handshakes: make(map[net.Conn]struct{}),
 		tunnels:    make(map[tunnel.Tunnel]*binder),
+		holders:    make(map[string]int),
 		began:      time.Now(),
 		blocks:     blocks{path: opts.BlockFile},
 	}
@@ -235,6 +246,11 @@ func (s *Server) check() (err error) {
 	case !o.PathMode && o.Domain == "":
 		return errors.New("server: with neither a domain nor paths visitors reach nothing")
 	}
+	for _, p := range s.opts.ReservedIDs {
+		if err := auth.CheckPattern(p); err != nil {
+			return &OptionError{"ReservedIDs", err.Error()}
+		}
+	}
 	if err := checkDomain(s.domain); err != nil {
 		return &OptionError{"Domain", err.Error()}
 	}
@@ -303,6 +319,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.ln != nil {
 		wg.Go(func() { served <- s.http.Serve(serving, s.ln) })
 	}
+	wg.Go(func() { s.opts.Auth.Run(serving, s.recheckAll) })
 
 	var err error
 	select {

@@ -96,17 +96,20 @@ func (d *Dialect) Match(r *http.Request) bool { return r.URL.Path == Path }
 func (d *Dialect) Accept(w http.ResponseWriter, r *http.Request, admit dialect.AdmitFunc) (tunnel.Tunnel, error) {
 	remote, _ := netip.ParseAddrPort(r.RemoteAddr)
 	claim := auth.Claim{ID: r.Header.Get(headerID), Remote: remote}
+	instance := r.Header.Get(headerInstance)
+	if len(instance) > maxInstance || len(claim.ID) > tunnel.MaxIDLen {
+		err := &auth.Error{Code: auth.BadRequest, Reason: fmt.Sprintf("%s takes at most %d bytes, %s at most %d", headerInstance, maxInstance, headerID, tunnel.MaxIDLen)}
+		refuse(w, err)
+		return nil, err
+	}
+	if r.TLS != nil {
+		claim.Certs = r.TLS.PeerCertificates
+	}
 	if scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
 		claim.Token = strings.TrimSpace(token)
 	}
 	id, err := admit(r.Context(), claim)
 	if err != nil {
-		refuse(w, err)
-		return nil, err
-	}
-	instance := r.Header.Get(headerInstance)
-	if len(instance) > maxInstance || len(claim.ID) > tunnel.MaxIDLen {
-		err := &auth.Error{Code: auth.BadRequest, Reason: fmt.Sprintf("%s takes at most %d bytes, %s at most %d", headerInstance, maxInstance, headerID, tunnel.MaxIDLen)}
 		refuse(w, err)
 		return nil, err
 	}
@@ -126,7 +129,7 @@ func (d *Dialect) Accept(w http.ResponseWriter, r *http.Request, admit dialect.A
 	}
 	if resumed {
 		d.log.Info("session resumed", "tunnel", claim.ID, "remote", remote)
-		return nil, dialect.ErrResumed
+		return s.Value().(*serverTunnel), dialect.ErrResumed
 	}
 	t.s = s
 	return t, nil
