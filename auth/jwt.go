@@ -177,7 +177,7 @@ func Mint(secret Secret, c TokenClaims) (string, error) {
 	if c.Expires.IsZero() {
 		return "", errors.New("mint token: it needs a time of expiry")
 	}
-	if err := c.check(); err != nil {
+	if err := c.Check(); err != nil {
 		return "", fmt.Errorf("mint token: %w", err)
 	}
 	allowed, err := json.Marshal(grantsOf(c.Scope))
@@ -209,7 +209,9 @@ func Mint(secret Secret, c TokenClaims) (string, error) {
 	return token, nil
 }
 
-func (c TokenClaims) check() error {
+// Check reports what is wrong with the claims, whatever kind of token they are
+// for.
+func (c TokenClaims) Check() error {
 	if err := checkSubject(c.Subject); err != nil {
 		return fmt.Errorf("subject %w", err)
 	}

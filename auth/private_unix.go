@@ -31,7 +31,7 @@ func checkUnwritable(info fs.FileInfo, path string) error {
 func checkOwner(info fs.FileInfo, path string) error {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if uid := os.Geteuid(); ok && int(st.Uid) != uid {
-		return fmt.Errorf("belongs to user %d, but adit runs as user %d: run chown %d %s", st.Uid, uid, uid, path)
+		return fmt.Errorf("belongs to user %d, but adit runs as user %d: run it as that user (sudo -u '#%d' adit …), or run chown %d %s", st.Uid, uid, st.Uid, uid, path)
 	}
 	return nil
 }

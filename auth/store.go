@@ -256,7 +256,7 @@ func (t *Tokens) stored() storedFile {
 // CreateStatic makes a static token and keeps its digest. The token itself is
 // returned this once.
 func (s *Store) CreateStatic(c TokenClaims) (token string, st StaticToken, err error) {
-	if err := c.check(); err != nil {
+	if err := c.Check(); err != nil {
 		return "", st, fmt.Errorf("static token: %w", err)
 	}
 	switch {

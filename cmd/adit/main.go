@@ -27,6 +27,7 @@ const (
 func main() {
 	p := &program{
 		environ:  os.Environ(),
+		in:       os.Stdin,
 		out:      os.Stdout,
 		errOut:   os.Stderr,
 		person:   isTerminal(os.Stdout),
@@ -42,6 +43,7 @@ func main() {
 // A program is one run of adit, with what it has of its surroundings.
 type program struct {
 	environ []string
+	in      io.Reader
 	out     io.Writer // for people and scripts
 	errOut  io.Writer // for logs and errors
 	person  bool      // out is a terminal

@@ -86,7 +86,7 @@ type command struct {
 func newCommand(t *testing.T, environ ...string) *command {
 	t.Helper()
 	c := &command{out: &output{}, err: &output{}, code: make(chan int, 1)}
-	c.program = program{environ: append([]string{"HOME=" + t.TempDir()}, environ...), out: c.out, errOut: c.err}
+	c.program = program{environ: append([]string{"HOME=" + t.TempDir()}, environ...), out: c.out, errOut: c.err, in: strings.NewReader("")}
 	return c
 }
 
@@ -202,11 +202,35 @@ func TestUsageErrors(t *testing.T) {
 		{args: "server --grace 25h", want: []string{"--grace", "25h", "24h"}},
 		{args: "server --resume-window -1s", want: []string{"--resume-window", "-1s"}},
 		{args: "server --buffer-memory 0", want: []string{"--buffer-memory", "0", "1 to"}},
-		{args: "token --id a", want: []string{"--subject"}},
-		{args: "token --subject me", want: []string{"--id"}},
-		{args: "token --subject me --id a --lasts 0s", want: []string{"--lasts", "0s", "1s"}},
-		{args: "token --subject me --id a --tcp-ports x", want: []string{"--tcp-ports", `"x"`}},
-		{args: "token --subject secret --id a --secret-file " + secret, want: []string{"subject", `"secret"`, "reserved"}},
+		{args: "token create", want: []string{"--id"}},
+		{args: "token create --hostname app.example.com", want: []string{"--id"}},
+		{args: "token create --id a --ttl 0s", want: []string{"--ttl", "0s", "1s"}},
+		{args: "token create --id a --ttl 999999h", want: []string{"--ttl", "87600h"}},
+		{args: "token create --id a --type opaque", want: []string{"--type", `"opaque"`, "jwt and static"}},
+		{args: "token create --id a --type static --secret-file " + secret, want: []string{"--secret-file", "--data-dir"}},
+		{args: "token create --id a --tcp-ports x", want: []string{"--tcp-ports", `"x"`}},
+		{args: "token create --id Web", want: []string{"--id", `"Web"`, "lower case"}},
+		{args: "token create --id a --hostname app.*", want: []string{"--hostname", `"app.*"`}},
+		{args: "token create --id a --forward db", want: []string{"--forward", `"db"`, "db.internal:5432"}},
+		{args: "token create --id a --subject secret", want: []string{"subject", `"secret"`, "reserved"}},
+		{args: "token create --id a --subject cert:web", want: []string{"subject", "reserved"}},
+		{args: "token create --id a --out " + secret, want: []string{"--out", secret}},
+		{args: "token create --id a --lasts 1h", want: []string{"--lasts", "adit token create --help"}},
+		{args: "token revoke", want: []string{"--file and --subject"}},
+		{args: "token revoke x --subject y", want: []string{"one of"}},
+		{args: "token revoke adit_token_x_hidden", want: []string{"list of processes"}},
+		{args: "token inspect a b", want: []string{"at most 1 arg"}},
+		{args: "token nonsense", want: []string{`"nonsense"`}},
+		{args: "server --jwt-issuer x", want: []string{"--jwt-issuer", "--jwks"}},
+		{args: "server --jwt-audience x", want: []string{"--jwt-audience", "--jwks"}},
+		{args: "server --grants x", want: []string{"--grants", "--jwks"}},
+		{args: "server --jwks https://issuer.test/jwks", want: []string{"--jwt-issuer", "--jwt-audience"}},
+		{args: "server --jwks https://issuer.test/jwks --jwt-issuer x", want: []string{"--jwt-audience"}},
+		{args: "server --jwks http://issuer.test/jwks --jwt-issuer x --jwt-audience y", want: []string{"--jwks", "https"}},
+		{args: "server --jwks https://me:hidden@issuer.test/ --jwt-issuer x --jwt-audience y", want: []string{"--jwks", "password"}},
+		{args: "server", environ: []string{"ADIT_JWT_ISSUER=x"}, want: []string{"--jwt-issuer", "--jwks"}},
+		{args: "server --reserved-ids a,é", want: []string{"--reserved-ids"}},
+		{args: "server --max-agents-per-subject -1", want: []string{"--max-agents-per-subject", "-1"}},
 		{args: "version now", want: []string{"now"}},
 	} {
 		t.Run(strings.Join(append(tt.environ, tt.args), " "), func(t *testing.T) {
@@ -254,7 +278,7 @@ func TestFailures(t *testing.T) {
 		{"no folder", []string{"http", "./nonexistent"}, []string{`"./nonexistent"`, "no such file"}},
 		{"a file for a folder", []string{"http", open}, []string{open, "no folder"}},
 		{"no CA file", []string{"http", "3000", "--ca-file", "/nonexistent/ca"}, []string{"--ca-file", "/nonexistent/ca"}},
-		{"no secret to sign with", []string{"token", "--subject", "me", "--id", "a"}, []string{"secret", "no such file"}},
+		{"no secret to sign with", []string{"token", "create", "--id", "a"}, []string{"secret", "no such file"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -273,7 +297,7 @@ func TestFailures(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	for _, args := range []string{"", "help", "--help", "server --help", "http --help", "tcp --help", "agent --help", "token --help", "demo --help", "version"} {
+	for _, args := range []string{"", "help", "--help", "server --help", "http --help", "tcp --help", "agent --help", "token --help", "token", "token create --help", "token inspect --help", "token revoke --help", "token list --help", "demo --help", "version"} {
 		code, out, errOut := call(t, nil, strings.Fields(args)...)
 		if code != exitDone || out == "" || errOut != "" {
 			t.Errorf("adit %s: got exit code %d, %q and %q, want text and no error", args, code, out, errOut)

@@ -186,7 +186,7 @@ func TestAgentSaysWhyItIsRefused(t *testing.T) {
 func TestAgentEndsWhenItCannotSucceed(t *testing.T) {
 	t.Parallel()
 	_, url := startServer(t)
-	code, out, _ := call(t, nil, "token", "--subject", "me", "--id", "mine-*", "--secret-file", writeFile(t, testSecret))
+	code, out, _ := call(t, nil, "token", "create", "--subject", "me", "--id", "mine-*", "--secret-file", writeFile(t, testSecret))
 	if code != exitDone || strings.Count(out, ".") != 2 {
 		t.Fatalf("adit token: got exit code %d and %q, want a token", code, out)
 	}

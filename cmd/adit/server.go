@@ -42,6 +42,7 @@ type serverFlags struct {
 	policy         serverPolicyFlags
 	log            logFlags
 	ops            opsFlags
+	identity       identityFlags
 }
 
 func (p *program) serverCommand() *cobra.Command {
@@ -71,6 +72,7 @@ func (p *program) serverCommand() *cobra.Command {
 	fl.DurationVar(&f.resumeWindow, "resume-window", time.Minute, "how long streams wait for an agent that lost its connection; 0s for not at all")
 	fl.Int64Var(&f.memory, "buffer-memory", 512, "MiB that all agents' send buffers may take together")
 	f.policy.add(fl)
+	f.identity.add(fl)
 	f.log.add(fl, false)
 	f.ops.add(fl, p)
 	return c
@@ -94,11 +96,14 @@ func (f *serverFlags) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := f.identity.check(); err != nil { // before a secret is made
+		return err
+	}
 	secret, path, created, err := f.secret()
 	if err != nil {
 		return err
 	}
-	if opts.Auth, err = auth.NewAuthenticator(auth.Options{Secrets: []auth.Secret{secret}}); err != nil {
+	if err := f.identity.apply(&opts, path, f.dataDir, log); err != nil {
 		return err
 	}
 	if err := f.ops.apply(&opts, f.dataDir); err != nil {

@@ -18,6 +18,7 @@ import (
 	"adit/auth"
 	"adit/carrier"
 	"adit/dialect"
+	"adit/dialect/native"
 	"adit/session"
 )
 
@@ -146,10 +147,14 @@ func reason(err error) string {
 	case errors.As(err, &rejected):
 		return strings.TrimPrefix(rejected.Error(), "session: ")
 	case errors.As(err, &closed):
-		if closed.Reason != "" {
-			return closed.Reason
+		text := closed.Reason
+		if text == "" {
+			text = "the server ended the session"
 		}
-		return "the server ended the session"
+		if _, credential := native.Ended(err); credential {
+			text += anotherCredential
+		}
+		return text
 	case errors.As(err, &dial):
 		switch dial.Phase {
 		case carrier.PhaseDial:
@@ -175,13 +180,16 @@ func statusReason(e *carrier.StatusError) string {
 	return text + remedy(e.Code)
 }
 
+// anotherCredential is the remedy for one that was good once.
+const anotherCredential = " (get a new one from whoever runs the server: the agent reads --secret-file again by itself, " + envToken + " takes a new start)"
+
 // remedy says what to do about a code of docs/errors.md.
 func remedy(code string) string {
 	switch code {
 	case string(auth.MissingCredential), string(auth.InvalidCredential):
 		return " (give the server's secret, or a token signed with it, in --secret-file or " + envToken + ")"
-	case string(auth.ExpiredCredential):
-		return " (get a new one)"
+	case string(auth.ExpiredCredential), string(auth.RevokedCredential):
+		return anotherCredential
 	case string(auth.NotYetValid):
 		return " (compare the clocks)"
 	case string(dialect.BindTaken):

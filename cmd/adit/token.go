@@ -1,66 +1,129 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"adit/auth"
 )
 
+const maxTokenFile = 64 << 10 // bytes
+
 func (p *program) tokenCommand() *cobra.Command {
-	var secretFile, dataDir, subject string
-	var ids, ports []string
-	var lasts time.Duration
 	c := &cobra.Command{
-		Use:   "token --subject NAME --id PATTERN",
-		Short: "Make a token for an agent",
-		Long: "Print a token, signed with the server's secret, with which an agent may bind the\n" +
-			"IDs and public TCP ports that it lists and nothing else.",
-		Example: "  adit token --subject alice --id 'alice-*' --lasts 720h > alice.token\n" +
-			"  adit token --subject backup --id db --tcp-ports 5432",
+		Use:   "token",
+		Short: "Make, look at, revoke and list agents' tokens",
+		Long: "A token allows an agent certain IDs, hostnames and public TCP ports for some time,\n" +
+			"and nothing else. Run this on the server's machine, as the server's user.",
 		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			if secretFile == "" {
-				secretFile = filepath.Join(dataDir, "secret")
-			}
-			switch {
-			case subject == "":
-				return usagef("--subject is missing: want a name for the holder, which owns what it binds")
-			case len(ids) == 0:
-				return usagef("--id is missing: want at least one ID or pattern such as 'alice-*'")
-			case lasts < time.Second:
-				return usagef("--lasts %v: at least 1s", lasts)
-			}
-			claims := auth.TokenClaims{Subject: subject, Expires: time.Now().Add(lasts), Scope: auth.Scope{IDs: ids}}
-			for _, s := range ports {
-				r, err := auth.ParsePortRange(s)
-				if err != nil {
-					return usagef("--tcp-ports: %v", err)
-				}
-				claims.Scope.Ports = append(claims.Scope.Ports, r)
-			}
-			secret, err := auth.LoadSecret(secretFile)
-			if err != nil {
-				return err
-			}
-			token, err := auth.Mint(secret, claims)
-			if err != nil {
-				return usagef("%v", err)
-			}
-			_, err = fmt.Fprintln(p.out, token)
-			return err
-		},
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	f := c.Flags()
-	f.StringVar(&subject, "subject", "", "name of the holder")
-	f.StringArrayVar(&ids, "id", nil, "ID that may be bound, with * for any run of characters; may be given several times")
-	f.StringSliceVar(&ports, "tcp-ports", nil, "public TCP ports that may be bound, such as 2222,3000-3999 (default none)")
-	f.DurationVar(&lasts, "lasts", 30*24*time.Hour, "how long the token is valid")
-	f.StringVar(&dataDir, "data-dir", p.dataDir(), "the server's folder")
-	c.AddCommand(p.viewerTokenCommand())
-	f.StringVar(&secretFile, "secret-file", "", "file with the server's secret, instead of the one in --data-dir")
+	c.AddCommand(p.tokenCreateCommand(), p.tokenInspectCommand(), p.tokenRevokeCommand(), p.tokenListCommand(),
+		p.viewerTokenCommand())
 	return c
+}
+
+// tokenFlags say where the server has what tokens depend on.
+type tokenFlags struct {
+	dataDir    string
+	secretFile string
+}
+
+func (f *tokenFlags) add(fl *pflag.FlagSet, p *program, withSecret bool) {
+	fl.StringVar(&f.dataDir, "data-dir", p.dataDir(), "the server's folder")
+	if withSecret {
+		fl.StringVar(&f.secretFile, "secret-file", "", "file with the server's secret, instead of the one in --data-dir")
+	}
+}
+
+func (f *tokenFlags) store() *auth.Store { return auth.OpenStore(f.dataDir) }
+
+// secretPath is where the server's secret is.
+func (f *tokenFlags) secretPath() string {
+	if f.secretFile != "" {
+		return f.secretFile
+	}
+	return filepath.Join(f.dataDir, "secret")
+}
+
+// readToken returns the token in a file, in standard input for "-", or given
+// itself.
+func (p *program) readToken(arg string) (string, error) {
+	if arg == "-" {
+		return limited(p.in)
+	}
+	f, err := os.Open(arg)
+	if err == nil {
+		defer f.Close()
+		return limited(f)
+	}
+	if _, static := auth.StaticTokenID(arg); static || strings.Count(arg, ".") == 2 && !strings.ContainsAny(arg, "/ ") {
+		fmt.Fprintln(p.errOut, "adit: the token was on the command line, which everybody on this machine can see: better give it on standard input")
+		return arg, nil
+	}
+	if pe, ok := errors.AsType[*os.PathError](err); ok {
+		return "", fmt.Errorf("%.80s: %w", arg, pe.Err) // it might be a token after all
+	}
+	return "", err
+}
+
+func limited(r io.Reader) (string, error) {
+	b, err := io.ReadAll(io.LimitReader(r, maxTokenFile+1))
+	if err == nil && len(b) > maxTokenFile {
+		err = fmt.Errorf("there are more than %d bytes: that is no token", maxTokenFile)
+	}
+	return string(b), err
+}
+
+// until says when something ends, for people.
+func until(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	left := time.Until(t).Round(time.Second)
+	text := t.Local().Format("2006-01-02 15:04:05 MST")
+	if left <= 0 {
+		return fmt.Sprintf("%s (%s ago)", text, roughly(-left))
+	}
+	return fmt.Sprintf("%s (in %s)", text, roughly(left))
+}
+
+// roughly writes a duration in its largest unit or two.
+func roughly(d time.Duration) string {
+	switch {
+	case d >= 48*time.Hour:
+		return fmt.Sprintf("%d days", d/(24*time.Hour))
+	case d >= time.Hour:
+		return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
+	}
+	return d.Round(time.Second).String()
+}
+
+// scopeLines describe a scope, as flags of token create do.
+func scopeLines(s auth.Scope) (lines [][2]string) {
+	add := func(name string, list []string) {
+		if len(list) > 0 {
+			lines = append(lines, [2]string{name, strings.Join(list, ", ")})
+		}
+	}
+	var ports, forward []string
+	for _, r := range s.Ports {
+		ports = append(ports, r.String())
+	}
+	for _, r := range s.Forward {
+		forward = append(forward, r.String())
+	}
+	add("ids", s.IDs)
+	add("hostnames", s.Hostnames)
+	add("tcp ports", ports)
+	add("forward", forward)
+	return lines
 }
