@@ -174,7 +174,8 @@ func TestRevokedSessionEnds(t *testing.T) {
 	sessions := map[string]*native.Session{}
 	for name, token := range tokens {
 		s := f.serveSession(t, token)
-		if _, err := s.Bind(t.Context(), dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "a"}); err != nil && name == "static" {
+		id := tunnel.ID(strings.ReplaceAll(name, " ", "-"))
+		if _, err := s.Bind(t.Context(), dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: id}); err != nil {
 			t.Fatal(err)
 		}
 		sessions[name] = s
