@@ -45,6 +45,7 @@ var allowed = []struct {
 		"tunnel", "internal/...", "session", "carrier", "carrier/...", "auth", "dialect", "dialect/...",
 		"route", "policy", "ingress", "forward", "cluster", "admin",
 	}},
+	{"metrics", []string{"tunnel", "session", "ingress", "agent", "server"}},
 	{"adit", []string{"tunnel", "internal/...", "auth", "dialect", "dialect/...", "forward", "agent"}},
 	{"packaging/...", nil},
 	{"adittest", []string{"tunnel", "internal/...", "auth", "dialect", "dialect/...", "ingress", "server", "adit"}},
@@ -58,9 +59,10 @@ var allowedInTests = []string{"tunnel", "tunnel/tunneltest", "internal/..."}
 
 // allowedInTestsOf is what test files of one package may import besides that.
 var allowedInTestsOf = map[string][]string{
-	"server": {"agent"}, // a server alone does little
-	"agent":  {"server", "auth", "ingress"},
-	"adit":   {"adittest", "server"},
+	"server":  {"agent"}, // a server alone does little
+	"metrics": {"auth", "dialect", "dialect/native"},
+	"agent":   {"server", "auth", "ingress"},
+	"adit":    {"adittest", "server"},
 }
 
 // standardOnly are packages that import no other module outside tests.

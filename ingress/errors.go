@@ -69,6 +69,23 @@ var (
 	probVisitorLeft = &problem{"visitor-left", 499, 0, "The visitor left before the answer.", ""}
 )
 
+// problems are all of them, for metrics.
+var problems = []*problem{
+	probBadRequest, probMethod, probNoTLS, probReadTimeout, probTarget, probMisdirected, probExpect,
+	probHeadSize, probVersion, probUnknownName, probNotFound, probForbidden, probBlocked, probOffline,
+	probQueueFull, probBusy, probDraining, probVisitors, probShuttingDown, probRefused, probService,
+	probAgentFailed, probAgentLost, probClosed, probBadResponse, probUnsupported, probTimeout,
+	probInternal, probVisitorLeft,
+	probAddress, probCertificate, probLogin, probViewer, probViewerExpired, probRate, probBody,
+}
+
+// streamProblems are those for which a visitor gets no stream.
+var streamProblems = []*problem{
+	probUnknownName, probForbidden, probBlocked, probOffline, probQueueFull, probBusy, probDraining, probShuttingDown,
+	probRefused, probService, probAgentFailed, probAgentLost, probUnsupported, probTimeout, probInternal,
+	probAddress, probCertificate, probRate,
+}
+
 var (
 	errHeadTimeout = errors.New("request head did not arrive in time")
 	errVisitorLeft = errors.New("visitor left")

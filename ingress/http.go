@@ -145,6 +145,7 @@ type HTTP struct {
 	requests sync.Pool // of *exchange
 	inner    innerServer
 	fallback fallback
+	counters httpCounters
 	retiring atomic.Bool                  // conns are to end with the next answer
 	draining atomic.Bool                  // and no more are accepted
 	guard    atomic.Pointer[policy.Guard] // of all visitors; nil lets everybody in
@@ -186,6 +187,7 @@ func NewHTTP(opts HTTPOptions) *HTTP {
 		stopSweep: make(chan struct{}),
 	}
 	h.fewer.L = &h.mu
+	h.counters.init()
 	h.streams.max = opts.MaxIdleStreams
 	h.requests.New = func() any { return newExchange() }
 	h.inner.init(h)
@@ -321,8 +323,10 @@ func (h *HTTP) admit(ctx context.Context, l net.Listener, conn net.Conn) (*visit
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed || h.count >= h.opts.MaxVisitors {
+		h.counters.turnedAway.Add(1)
 		return nil, false
 	}
+	h.counters.accepted.Add(1)
 	v := newVisitor(ctx, h, l, conn)
 	h.visitors[v] = struct{}{}
 	h.count++

@@ -150,9 +150,14 @@ func methodString(method []byte) string {
 	return string(method)
 }
 
-// report calls OnRequest if the request was answered or given up.
+// report takes note of the request, if it was answered or given up.
 func (v *visitor) report(last end) end {
-	if v.h.opts.OnRequest != nil && v.ex.status != 0 {
+	ex := v.ex
+	if ex.status == 0 {
+		return last
+	}
+	v.h.counters.done(ex.status, ex.code, ex.received, ex.sent, v.h.now()-ex.start)
+	if v.h.opts.OnRequest != nil {
 		v.h.opts.OnRequest(v.finished())
 	}
 	return last

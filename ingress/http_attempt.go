@@ -29,6 +29,7 @@ func (v *visitor) open(t tunnel.Tunnel) (*stream, error) {
 	} else if s := pool.get(v.h.now(), ex.bodyLeft != 0 || !idempotent(ex.req.Method)); s != nil {
 		return s, nil
 	}
+	v.h.counters.streams.opened.Add(1)
 	// With all of the request at hand, a refusal can come late. Otherwise the
 	// body stays with the visitor until there is an upstream.
 	if eo, ok := t.(tunnel.EarlyOpener); ok && ex.bodyLeft == 0 {

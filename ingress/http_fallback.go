@@ -78,6 +78,8 @@ func (f *fallback) serve(w http.ResponseWriter, r *http.Request, general *policy
 	if r.Body != nil && r.Body != http.NoBody {
 		r.Body = to.body
 	}
+	f.h.counters.byPackage.Add(1)
+	defer f.h.counters.byPackage.Add(-1)
 	defer f.report(rec, r, to)
 
 	target := targetOf(r)
@@ -276,9 +278,6 @@ func (f *fallback) fail(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 func (f *fallback) report(w *recorder, r *http.Request, to *routed) {
-	if f.h.opts.OnRequest == nil {
-		return
-	}
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
 	done := Finished{
 		Remote: peer, Method: r.Method, Host: r.Host, Path: r.URL.EscapedPath(), Service: to.Service,
@@ -292,7 +291,14 @@ func (f *fallback) report(w *recorder, r *http.Request, to *routed) {
 		p := explain(to.err)
 		done.Status, done.Code = p.status, p.code
 	}
-	f.h.opts.OnRequest(done)
+	took := done.Duration
+	if done.Status == http.StatusSwitchingProtocols {
+		took = -1
+	}
+	f.h.counters.done(done.Status, done.Code, done.Received, done.Sent, took)
+	if f.h.opts.OnRequest != nil {
+		f.h.opts.OnRequest(done)
+	}
 }
 
 // A recorder notes what was sent.

@@ -120,6 +120,18 @@ func (p *streamPools) sweep(now time.Duration) {
 	}
 }
 
+// idle returns the number of idle streams.
+func (p *streamPools) idle() (n int) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	for _, sp := range p.pools {
+		sp.mu.Lock()
+		n += len(sp.idle)
+		sp.mu.Unlock()
+	}
+	return n
+}
+
 func (p *streamPools) close() {
 	p.mu.Lock()
 	all := p.pools

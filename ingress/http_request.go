@@ -160,6 +160,9 @@ func (v *visitor) relay() end {
 			}
 			built = true
 		}
+		if try > 1 {
+			v.h.counters.retries.Add(1)
+		}
 		s, err := v.open(t)
 		delivered := err == nil
 		if err == nil {
@@ -174,6 +177,7 @@ func (v *visitor) relay() end {
 		var no *tunnel.RefusedError
 		switch {
 		case errors.As(err, &no):
+			v.h.counters.streams.refusal(err)
 			refused = t // nothing reached the upstream
 		case !delivered && errors.Is(err, tunnel.ErrClosed):
 		case delivered && idempotent(ex.req.Method) && probClosed == explain(err),

@@ -32,6 +32,8 @@ func (v *visitor) upgrade(s *stream, early []byte) end {
 	f := v.finished()
 	f.Sent, f.Received = int64(len(early)), int64(len(ex.unread()))
 	start := ex.start
+	v.h.counters.upgraded.Add(1)
+	defer v.h.counters.upgraded.Add(-1)
 	v.releaseExchange() // nothing is held while the conn is idle
 	if err != nil {
 		s.reset(tunnel.ResetCancelled, "the visitor left")
@@ -52,6 +54,7 @@ func (v *visitor) upgrade(s *stream, early []byte) end {
 	if err != nil {
 		v.h.opts.Logger.Debug("upgraded conn ended", "service", f.Service, "sent", f.Sent, "received", f.Received, "err", err)
 	}
+	v.h.counters.done(f.Status, f.Code, f.Received, f.Sent, -1)
 	if v.h.opts.OnRequest != nil {
 		f.Duration = v.h.now() - start
 		v.h.opts.OnRequest(f)

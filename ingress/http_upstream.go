@@ -37,6 +37,9 @@ func (f *fallback) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	first := f.h.now()
 	for try := 1; ; try++ {
+		if try > 1 {
+			f.h.counters.retries.Add(1)
+		}
 		t := to.Tunnel
 		held := &heldBody{ReadCloser: body}
 		if body != nil {
@@ -179,6 +182,7 @@ func (f *fallback) newTransport(key transportKey) *http.Transport {
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, f.h.opts.OpenTimeout)
 			defer cancel()
+			f.h.counters.streams.opened.Add(1)
 			c, err := key.tunnel.OpenStream(ctx, tunnel.StreamInfo{Service: key.service, Protocol: "http"})
 			if err != nil {
 				return nil, &openError{err}

@@ -62,9 +62,10 @@ type TCPOptions struct {
 // half-close goes through, and an error on one side is a reset on the other.
 // Its methods are safe for concurrent use.
 type TCP struct {
-	opts    TCPOptions     // constant after NewTCP
-	running sync.WaitGroup // accept loops and visitors
-	guard   atomic.Pointer[policy.Guard]
+	opts     TCPOptions     // constant after NewTCP
+	running  sync.WaitGroup // accept loops and visitors
+	guard    atomic.Pointer[policy.Guard]
+	counters tcpCounters
 
 	mu       sync.Mutex // guards the fields below, and all tcpPorts
 	closed   bool       // no port is opened any more
@@ -101,11 +102,13 @@ func NewTCP(opts TCPOptions) *TCP {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &TCP{
+	t := &TCP{
 		opts:     opts,
 		ports:    make(map[uint16]*tcpPort),
 		visitors: make(map[*tcpVisitor]struct{}),
 	}
+	t.counters.init()
+	return t
 }
 
 // SetPolicy lets g decide on all visitors that come from now on, beside the

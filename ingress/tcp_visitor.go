@@ -94,10 +94,12 @@ func (t *TCP) admit(p *tcpPort, conn net.Conn) {
 	}
 	t.mu.Unlock()
 	if refused {
+		t.counters.turnedAway.Add(1)
 		v.abort()
 		t.opts.Logger.Debug("visitor turned away", "remote", conn.RemoteAddr().String(), "port", p.key, "full", full)
 		return
 	}
+	t.counters.accepted.Add(1)
 	t.running.Go(func() {
 		defer t.leave(v)
 		t.serve(ctx, v)
@@ -121,6 +123,7 @@ func (t *TCP) serve(ctx context.Context, v *tcpVisitor) {
 		err = v.attach(stream)
 	}
 	if err != nil {
+		t.counters.fail(err)
 		tunnel.Abort(v.conn, tunnel.ResetCancelled, "")
 		log.Debug("visitor reset: no stream", "err", err, "dur", time.Since(begin))
 		return
@@ -131,6 +134,11 @@ func (t *TCP) serve(ctx context.Context, v *tcpVisitor) {
 			tunnel.Abort(c, resetCode(cause), "visitor's connection ended early")
 		},
 	})
+	t.counters.received.Add(uint64(res.AtoB))
+	t.counters.sent.Add(uint64(res.BtoA))
+	if no, ok := errors.AsType[*tunnel.RefusedError](err); ok { // it came late: see tunnel.EarlyOpener
+		t.counters.fail(no)
+	}
 	log.Debug("visitor left", "tunnel", string(id), "service", info.Service,
 		"dur", time.Since(begin), "sent", res.AtoB, "received", res.BtoA, "err", err)
 }
@@ -191,6 +199,7 @@ func admitConn(g *policy.Guard, visitor netip.AddrPort) error {
 }
 
 func (t *TCP) openOn(ctx context.Context, tun tunnel.Tunnel, info tunnel.StreamInfo) (net.Conn, error) {
+	t.counters.streams.opened.Add(1)
 	if eo, ok := tun.(tunnel.EarlyOpener); ok {
 		return eo.OpenEarly(info)
 	}

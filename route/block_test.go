@@ -74,7 +74,7 @@ func TestBlockEndsWaits(t *testing.T) {
 			}()
 		}
 		synctest.Wait()
-		if n := table.Waiting(); n != 2 {
+		if n := table.Stats().Waiting; n != 2 {
 			t.Fatalf("%d wait, want 2", n)
 		}
 		table.Block("web")
@@ -83,7 +83,7 @@ func TestBlockEndsWaits(t *testing.T) {
 				t.Errorf("got %v, want %v", err, tunnel.ErrBlocked)
 			}
 		}
-		if n := table.Waiting(); n != 0 {
+		if n := table.Stats().Waiting; n != 0 {
 			t.Errorf("%d wait, want 0", n)
 		}
 	})

@@ -119,6 +119,7 @@ func (t *Table) lookupLocked(key string) (*slot, error) {
 		return nil, tunnel.ErrNoRoute
 	}
 	if t.held >= t.opts.MaxHeld {
+		t.full++
 		return nil, tunnel.ErrQueueFull
 	}
 	s = t.slotLocked(in, name, key)
@@ -156,10 +157,12 @@ func (t *Table) holdLocked(s *slot) (*waiter, error) {
 	case w.limit == 0 || t.drained:
 		return nil, tunnel.ErrOffline
 	case t.held >= t.opts.MaxHeld || s.waiters.Len() >= t.opts.MaxHeldPerName:
+		t.full++
 		return nil, tunnel.ErrQueueFull
 	}
 	w.at = s.waiters.PushBack(w)
 	t.held++
+	t.waited++
 	return w, nil
 }
 

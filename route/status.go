@@ -44,9 +44,28 @@ func (t *Table) Snapshot() []NameStatus {
 	return all
 }
 
-// Waiting returns the number of visitors that wait for an agent.
-func (t *Table) Waiting() int {
+// Stats is what a table has, and what became of visitors so far.
+type Stats struct {
+	Names             int // those that are kept for somebody who is away among them
+	Blocked           int
+	Waiting           int // visitors
+	MaxWaiting        int
+	MaxWaitingPerName int
+	Waited            uint64 // visitors that began to wait
+	Full              uint64 // visitors that could not
+}
+
+// Stats returns what the table has and has seen.
+func (t *Table) Stats() Stats {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.held
+	return Stats{
+		Names:             len(t.byID) + len(t.byKey),
+		Blocked:           len(t.blocked),
+		Waiting:           t.held,
+		MaxWaiting:        t.opts.MaxHeld,
+		MaxWaitingPerName: t.opts.MaxHeldPerName,
+		Waited:            t.waited,
+		Full:              t.full,
+	}
 }

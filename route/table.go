@@ -128,6 +128,8 @@ type Table struct {
 	watched map[tunnel.Tunnel]*watch
 	blocked map[string]bool // IDs and hostnames; nil if there are none
 	held    int             // visitors that wait
+	waited  uint64          // visitors that began to wait
+	full    uint64          // and that could not, because too many did
 	seen    []*slot         // that may be forgotten, oldest first
 	sweeper *time.Timer
 }

@@ -45,6 +45,9 @@ func (s *Server) accept(d dialect.Dialect, w http.ResponseWriter, r *http.Reques
 		id, err = s.opts.Auth.Authenticate(ctx, claim)
 		return id, err
 	})
+	if err != nil {
+		s.handshakesDone.count(d.Name(), handshakeResult(err), resultFailed)
+	}
 	switch {
 	case errors.Is(err, dialect.ErrResumed):
 		if b := s.binderOf(t); b != nil {
@@ -68,10 +71,12 @@ func (s *Server) accept(d dialect.Dialect, w http.ResponseWriter, r *http.Reques
 		identity: id,
 	}
 	if reason := s.add(b); reason != "" {
+		s.handshakesDone.count(d.Name(), resultTurnedAway, resultFailed)
 		b.info("agent turned away", "reason", reason)
 		end(t, tunnel.EndShutdown, reason)
 		return
 	}
+	s.handshakesDone.count(d.Name(), resultOK, resultFailed)
 	b.info("agent connected", "subject", id.Subject, "credential", string(id.Kind), "token", id.Token)
 	b.watch()
 	b.recheck() // what changed before the server knew of it

@@ -121,6 +121,7 @@ func (b *binder) Bind(_ context.Context, bd dialect.Binding) (dialect.Bound, err
 	if err == nil {
 		bound, release, err = b.bind(bd, id)
 	}
+	b.server.binds.count(string(bd.Kind), bindResult(err), resultFailed)
 	if err != nil {
 		b.server.log.Warn("binding refused", "tunnel", string(bd.ID), "remote", b.remote, "err", err)
 		return dialect.Bound{}, err

@@ -46,7 +46,7 @@ func (s *Server) Status() admin.Status {
 		URL:      s.URL(),
 		Ready:    s.Ready() == nil,
 		Visitors: s.http.Visitors() + s.tcp.Visitors(),
-		Waiting:  s.table.Waiting(),
+		Waiting:  s.table.Stats().Waiting,
 	}
 	for _, b := range s.binders() {
 		st.Sessions++

@@ -142,6 +142,9 @@ type Server struct {
 	began  time.Time
 	blocks blocks
 
+	handshakesDone tally // by dialect and result
+	binds          tally // by kind and result
+
 	reloading              sync.Mutex // held during Reload
 	reloaded, reloadFailed atomic.Uint64
 	reloadedAt             atomic.Int64 // in Unix time
@@ -184,6 +187,12 @@ func New(opts Options) (*Server, error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
+	var dialects []string
+	for _, d := range opts.Dialects {
+		dialects = append(dialects, d.Name())
+	}
+	s.handshakesDone.init(dialects, handshakeResults)
+	s.binds.init(kinds, bindResults)
 	if err := s.loadBlocks(); err != nil {
 		return nil, err
 	}

@@ -147,6 +147,8 @@ type Acceptor struct {
 
 	mu       sync.Mutex
 	sessions map[sessionID]*Session
+	started  uint64
+	ended    Stats // of the sessions that have ended, added up
 }
 
 // NewAcceptor returns an Acceptor whose sessions have opts, which may be nil.
@@ -221,9 +223,11 @@ func (a *Acceptor) start(ctx context.Context, conn net.Conn, h *hello, value any
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		delete(a.sessions, s.id)
+		a.ended.add(s.Stats())
 	}
 	a.mu.Lock()
 	a.sessions[s.id] = s
+	a.started++
 	a.mu.Unlock()
 
 	s.attaching.Lock()

@@ -132,6 +132,14 @@ const budgetFloor = 256 << 10
 // NewBudget returns a budget of limit bytes.
 func NewBudget(limit int64) *Budget { return &Budget{limit: limit} }
 
+// Limit returns the limit in bytes, and 0 for no budget.
+func (b *Budget) Limit() int64 {
+	if b == nil {
+		return 0
+	}
+	return b.limit
+}
+
 // Used returns the bytes in use now.
 func (b *Budget) Used() int64 {
 	if b == nil {

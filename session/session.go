@@ -51,6 +51,9 @@ type Session struct {
 	done    chan struct{}
 	notify  []func() // see OnChange
 
+	attached uint32 // carriers that it has had
+	losses   uint32 // and how many of them it has lost
+
 	streams      map[uint64]*Stream
 	nextID       uint64 // of the next stream that this side opens
 	peerLast     uint64 // id of the last stream that the other side opened
@@ -269,6 +272,7 @@ func (s *Session) attach(conn net.Conn, received uint64) error {
 	}
 	s.link = l
 	s.lost = nil
+	s.attached++
 	s.readers++
 	go l.read()
 	l.timer = time.AfterFunc(s.heartbeatInLocked(l, now), l.heartbeat)
@@ -322,6 +326,7 @@ func (l *link) drop(err error) {
 		return
 	}
 	s.link = nil
+	s.losses++
 	l.timer.Stop()
 	if s.lost != nil {
 		close(s.lost)

@@ -170,7 +170,7 @@ func (f *serverFlags) options(log *slog.Logger) (opts server.Options, err error)
 	}
 	so := session.Options{
 		ResumeWindow: f.resumeWindow,
-		Budget:       session.NewBudget(f.memory << 20),
+		Budget:       f.ops.newBudget(f.memory << 20),
 		Software:     "adit " + versionString(),
 	}
 	if f.resumeWindow == 0 {

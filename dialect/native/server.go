@@ -88,6 +88,9 @@ func New(opts Options) *Dialect {
 // Name returns "native".
 func (d *Dialect) Name() string { return "native" }
 
+// Stats returns what all sessions do, and have done.
+func (d *Dialect) Stats() session.AcceptorStats { return d.acceptor.Stats() }
+
 // Match reports whether r is for Path.
 func (d *Dialect) Match(r *http.Request) bool { return r.URL.Path == Path }
 

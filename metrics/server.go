@@ -1,0 +1,200 @@
+package metrics
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"adit/ingress"
+	"adit/server"
+	"adit/session"
+)
+
+// A ServerSource is what the metrics of a server are about.
+type ServerSource interface{ Stats() server.Stats }
+
+// A serverCollector looks up what a server does.
+type serverCollector struct {
+	src    ServerSource
+	budget *session.Budget
+}
+
+// NewServer returns the metrics of a server. budget is that of its sessions'
+// buffers, and may be nil.
+func NewServer(src ServerSource, budget *session.Budget) prometheus.Collector {
+	return &serverCollector{src, budget}
+}
+
+var (
+	serverFamily family
+
+	ready    = serverFamily.gauge("adit_ready", "Whether visitors may be sent here: 1 or 0.")
+	draining = serverFamily.gauge("adit_draining", "Whether the server is about to stop: 1 or 0.")
+
+	httpVisitors   = serverFamily.gauge("adit_http_visitors", "Connections of HTTP visitors, and of agents in their handshake.")
+	httpLimit      = serverFamily.gauge("adit_http_visitors_limit", "How many connections of HTTP visitors there may be.")
+	httpAccepted   = serverFamily.counter("adit_http_visitors_total", "Connections of HTTP visitors so far.")
+	httpTurnedAway = serverFamily.counter("adit_http_visitors_turned_away_total", "Connections of HTTP visitors over the limit.")
+	httpInFlight   = serverFamily.gauge("adit_http_requests_in_flight", "Requests that are being answered, and upgraded connections.")
+	httpUpgraded   = serverFamily.gauge("adit_http_upgraded", "Connections that carry something else after a request, such as WebSocket.")
+	httpRequests   = serverFamily.counter("adit_http_requests_total", "Requests that were answered or given up, by the class of their status.", "status")
+	httpErrors     = serverFamily.counter("adit_http_errors_total", "Requests that the server itself answered or gave up, by the code of errors.md.", "code")
+	httpRetries    = serverFamily.counter("adit_http_retries_total", "Times that a request was sent to an agent again.")
+	httpReceived   = serverFamily.counter("adit_http_received_bytes_total", "Bytes of bodies of requests, and what came on upgraded connections, once they are over.")
+	httpSent       = serverFamily.counter("adit_http_sent_bytes_total", "Bytes of bodies of responses, and what went out on upgraded connections, once they are over.")
+	idleStreams    = serverFamily.gauge("adit_idle_streams", "Streams to agents that wait for the next request.")
+	idleLimit      = serverFamily.gauge("adit_idle_streams_limit", "How many idle streams there may be for each service of each session.")
+	httpDuration   = serverFamily.histogram("adit_http_request_duration_seconds", "Time from the end of a request's head to the end of its response.")
+
+	tcpPorts        = serverFamily.gauge("adit_tcp_ports", "Public TCP ports that are open.")
+	tcpPortsLimit   = serverFamily.gauge("adit_tcp_ports_limit", "How many public TCP ports there are to give out.")
+	tcpVisitors     = serverFamily.gauge("adit_tcp_visitors", "Connections of TCP visitors.")
+	tcpLimit        = serverFamily.gauge("adit_tcp_visitors_limit", "How many connections of TCP visitors there may be.")
+	tcpLimitPerPort = serverFamily.gauge("adit_tcp_visitors_per_port_limit", "How many connections of TCP visitors there may be for each port.")
+	tcpAccepted     = serverFamily.counter("adit_tcp_visitors_total", "Connections of TCP visitors so far.")
+	tcpTurnedAway   = serverFamily.counter("adit_tcp_visitors_turned_away_total", "Connections of TCP visitors over one of the limits.")
+	tcpErrors       = serverFamily.counter("adit_tcp_errors_total", "Connections of TCP visitors for which there was no stream, by the code of errors.md.", "code")
+	tcpReceived     = serverFamily.counter("adit_tcp_received_bytes_total", "Bytes from TCP visitors, once they have left.")
+	tcpSent         = serverFamily.counter("adit_tcp_sent_bytes_total", "Bytes to TCP visitors, once they have left.")
+
+	streams        = serverFamily.gauge("adit_streams", "Open streams to agents.")
+	streamsOpened  = serverFamily.counter("adit_streams_opened_total", "Streams that were asked for.", "ingress")
+	streamsRefused = serverFamily.counter("adit_streams_refused_total", "Streams that agents refused, by the code of errors.md.", "ingress", "reason")
+
+	names               = serverFamily.gauge("adit_names", "IDs, hostnames and ports that somebody has, or that are kept for somebody who is away.")
+	blocked             = serverFamily.gauge("adit_blocked_names", "Names that the operator has blocked.")
+	waiting             = serverFamily.gauge("adit_visitors_waiting", "Visitors that wait for an agent.")
+	waitingLimit        = serverFamily.gauge("adit_visitors_waiting_limit", "How many visitors may wait for agents.")
+	waitingLimitPerName = serverFamily.gauge("adit_visitors_waiting_per_name_limit", "How many visitors may wait for the agent of one name.")
+	waited              = serverFamily.counter("adit_visitors_waited_total", "Visitors that had to wait for an agent.")
+	queueFull           = serverFamily.counter("adit_visitors_queue_full_total", "Visitors that could not wait because too many did.")
+
+	sessions        = serverFamily.gauge("adit_sessions", "Sessions of agents by dialect and state.", "dialect", "state")
+	sessionsLimit   = serverFamily.gauge("adit_sessions_limit", "How many sessions there may be.")
+	handshakes      = serverFamily.counter("adit_handshakes_total", "Handshakes of agents by dialect and result: ok, resumed, a code of errors.md, and others.", "dialect", "result")
+	handshaking     = serverFamily.gauge("adit_handshakes_in_progress", "Agents that are being admitted.")
+	handshakesLimit = serverFamily.gauge("adit_handshakes_limit", "How many agents may be admitted at a time.")
+	tunnels         = serverFamily.gauge("adit_tunnels", "What agents have bound, by kind.", "kind")
+	tunnelsLimit    = serverFamily.gauge("adit_tunnels_limit", "How many names each session may bind.")
+	binds           = serverFamily.counter("adit_binds_total", "Names that agents asked for, by kind and result: ok, or a code of errors.md.", "kind", "result")
+
+	nativeStarted          = serverFamily.counter("adit_native_sessions_total", "Native sessions so far.")
+	nativeCarriers         = serverFamily.gauge("adit_native_carriers", "Connections of native sessions.")
+	nativeLost             = serverFamily.counter("adit_native_carriers_lost_total", "Connections that native sessions have lost.")
+	nativeResumed          = serverFamily.counter("adit_native_resumed_total", "Times that a native session went on with another connection.")
+	nativeStreams          = serverFamily.counter("adit_native_streams_total", "Streams of native sessions so far.")
+	nativeSent             = serverFamily.counter("adit_native_sent_bytes_total", "Bytes that native sessions have sent to agents.")
+	nativeReceived         = serverFamily.counter("adit_native_received_bytes_total", "Bytes that native sessions have received from agents.")
+	sendBuffer             = serverFamily.gauge("adit_send_buffer_bytes", "Memory for what agents have not acknowledged, and for windows that have grown.")
+	sendLimit              = serverFamily.gauge("adit_send_buffer_limit_bytes", "How much memory there may be for that.")
+	receiveBuffer          = serverFamily.gauge("adit_receive_buffer_bytes", "Memory for what agents have sent and visitors have not taken yet.")
+	sendLimitPerSession    = serverFamily.gauge("adit_session_send_buffer_limit_bytes", "How much one native session may buffer that its agent has not acknowledged.")
+	receiveLimitPerSession = serverFamily.gauge("adit_session_receive_buffer_limit_bytes", "How much one native session may buffer that visitors have not taken yet.")
+
+	reloads    = serverFamily.counter("adit_reloads_total", "Times that files were read again, by result: ok or failed.", "result")
+	reloadedAt = serverFamily.gauge("adit_reload_timestamp_seconds", "When files were last read again successfully; 0 if never.")
+)
+
+// Describe implements prometheus.Collector.
+func (c *serverCollector) Describe(ch chan<- *prometheus.Desc) { serverFamily.describe(ch) }
+
+// Collect implements prometheus.Collector.
+func (c *serverCollector) Collect(ch chan<- prometheus.Metric) {
+	st := c.src.Stats()
+	sendBool(ch, ready, st.Ready)
+	sendBool(ch, draining, st.Draining)
+	collectHTTP(ch, &st.HTTP)
+	collectTCP(ch, &st.TCP)
+	collectAgents(ch, &st)
+
+	send(ch, streams, st.Streams)
+	for door, s := range map[string]ingress.StreamStats{"http": st.HTTP.Streams, "tcp": st.TCP.Streams} {
+		send(ch, streamsOpened, s.Opened, door)
+		for reason, n := range s.Refused {
+			send(ch, streamsRefused, n, door, reason)
+		}
+	}
+	send(ch, names, st.Route.Names)
+	send(ch, blocked, st.Route.Blocked)
+	send(ch, waiting, st.Route.Waiting)
+	send(ch, waitingLimit, st.Route.MaxWaiting)
+	send(ch, waitingLimitPerName, st.Route.MaxWaitingPerName)
+	send(ch, waited, st.Route.Waited)
+	send(ch, queueFull, st.Route.Full)
+
+	send(ch, nativeStarted, st.Native.Started)
+	send(ch, nativeCarriers, st.Native.Carried)
+	send(ch, nativeLost, st.Native.CarriersLost)
+	send(ch, nativeResumed, st.Native.Resumed)
+	send(ch, nativeStreams, st.Native.Opened)
+	send(ch, nativeSent, st.Native.Sent)
+	send(ch, nativeReceived, st.Native.Received)
+	send(ch, sendBuffer, c.budget.Used())
+	send(ch, sendLimit, c.budget.Limit())
+	send(ch, receiveBuffer, st.Native.ReceiveBuffered)
+	send(ch, sendLimitPerSession, st.Native.SendLimit)
+	send(ch, receiveLimitPerSession, st.Native.ReceiveLimit)
+
+	send(ch, reloads, st.Reloads, "ok")
+	send(ch, reloads, st.FailedReloads, "failed")
+	send(ch, reloadedAt, st.ReloadedAt)
+}
+
+func collectHTTP(ch chan<- prometheus.Metric, st *ingress.HTTPStats) {
+	send(ch, httpVisitors, st.Visitors)
+	send(ch, httpLimit, st.MaxVisitors)
+	send(ch, httpAccepted, st.Accepted)
+	send(ch, httpTurnedAway, st.TurnedAway)
+	send(ch, httpInFlight, st.InFlight)
+	send(ch, httpUpgraded, st.Upgraded)
+	for i, class := range []string{1: "1xx", 2: "2xx", 3: "3xx", 4: "4xx", 5: "5xx"} {
+		if class != "" {
+			send(ch, httpRequests, st.Requests[i], class)
+		}
+	}
+	for code, n := range st.Problems {
+		send(ch, httpErrors, n, code)
+	}
+	send(ch, httpRetries, st.Retries)
+	send(ch, httpReceived, st.Received)
+	send(ch, httpSent, st.Sent)
+	send(ch, idleStreams, st.IdleStreams)
+	send(ch, idleLimit, st.MaxIdleStreams)
+	buckets := make(map[float64]uint64, len(ingress.Buckets))
+	for i, bound := range ingress.Buckets {
+		buckets[bound] = st.Durations.Counts[i]
+	}
+	ch <- prometheus.MustNewConstHistogram(httpDuration.desc, st.Durations.Total, st.Durations.Sum, buckets)
+}
+
+func collectTCP(ch chan<- prometheus.Metric, st *ingress.TCPStats) {
+	send(ch, tcpPorts, st.Ports)
+	send(ch, tcpPortsLimit, st.MaxPorts)
+	send(ch, tcpVisitors, st.Visitors)
+	send(ch, tcpLimit, st.MaxVisitors)
+	send(ch, tcpLimitPerPort, st.MaxVisitorsPerPort)
+	send(ch, tcpAccepted, st.Accepted)
+	send(ch, tcpTurnedAway, st.TurnedAway)
+	for code, n := range st.Failed {
+		send(ch, tcpErrors, n, code)
+	}
+	send(ch, tcpReceived, st.Received)
+	send(ch, tcpSent, st.Sent)
+}
+
+func collectAgents(ch chan<- prometheus.Metric, st *server.Stats) {
+	for key, n := range st.Sessions {
+		send(ch, sessions, n, key[0], key[1])
+	}
+	send(ch, sessionsLimit, st.MaxSessions)
+	for key, n := range st.Handshakes {
+		send(ch, handshakes, n, key[0], key[1])
+	}
+	send(ch, handshaking, st.Handshaking)
+	send(ch, handshakesLimit, st.MaxHandshaking)
+	for key, n := range st.Tunnels {
+		send(ch, tunnels, n, key[0])
+	}
+	send(ch, tunnelsLimit, st.MaxTunnels)
+	for key, n := range st.Binds {
+		send(ch, binds, n, key[0], key[1])
+	}
+}
