@@ -158,6 +158,7 @@ func (f *agentFlags) runAll(ctx context.Context, d *display, tunnels []agent.Tun
 		return err
 	}
 	defer stop()
+	defer f.p.serveReports(d.board, d.log)()
 	defer f.p.supervise(ctx, "serving the tunnels of "+f.server)()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -230,7 +230,13 @@ func (b *board) log(l screen.Log) {
 func (b *board) note(text string) { b.change(func() { b.notes = append(b.notes, text) }) }
 
 // end says that the agents are about to stop, or have.
-func (b *board) end(p screen.Phase) { b.change(func() { b.ending = p }) }
+func (b *board) end(p screen.Phase) {
+	b.change(func() {
+		if b.ending != screen.Stopped {
+			b.ending = p
+		}
+	})
+}
 
 // view is what a screen shows.
 func (b *board) view() screen.View {

@@ -77,11 +77,25 @@ func (d *display) start(ctx context.Context, server string) (stop func(), err er
 	d.ending = func() bool { return ctx.Err() != nil }
 	b := d.board
 	b.server = server
-	if !d.onScreen {
+	var unshow func()
+	if d.onScreen {
+		if unshow, err = d.startScreen(ctx); err != nil {
+			return nil, err
+		}
+	} else {
 		d.lines = &statusPrinter{out: d.p.out, insecure: !isPrivate(server)}
-		return d.p.patience(ctx), nil
+		unshow = d.p.patience(ctx)
 	}
-	if !isPrivate(server) {
+	ending := context.AfterFunc(ctx, func() { b.end(screen.Stopping) })
+	return func() {
+		ending()
+		unshow()
+	}, nil
+}
+
+func (d *display) startScreen(ctx context.Context) (stop func(), err error) {
+	b := d.board
+	if !isPrivate(b.server) {
 		b.note(insecureNote)
 	}
 	style := screen.Style{Color: d.p.getenv("NO_COLOR") == "", Unicode: d.p.unicode()}
@@ -94,9 +108,7 @@ func (d *display) start(ctx context.Context, server string) (stop func(), err er
 	probing, stopProbing := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	wg.Go(func() { b.probe(probing) })
-	stopping := context.AfterFunc(ctx, func() { b.end(screen.Stopping) })
 	return func() {
-		stopping()
 		stopProbing()
 		wg.Wait()
 		b.end(screen.Stopped)

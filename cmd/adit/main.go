@@ -90,7 +90,7 @@ func (p *program) rootCommand() *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
 		p.serverCommand(), p.agentCommand(),
-		p.tokenCommand(), p.demoCommand(), p.serviceCommand(), p.versionCommand(),
+		p.tokenCommand(), p.demoCommand(), p.statusCommand(), p.serviceCommand(), p.versionCommand(),
 	)
 	for _, k := range tunnelKinds {
 		root.AddCommand(p.tunnelCommand(k))
