@@ -38,6 +38,22 @@ type Dialect interface {
 	Accept(w http.ResponseWriter, r *http.Request, admit AdmitFunc) (tunnel.Tunnel, error)
 }
 
+// An Authenticator is a dialect whose credentials are of a kind of its own: it
+// decides on its agents' claims instead of the server's own authenticator. The
+// error is an *auth.Error.
+type Authenticator interface {
+	Authenticate(ctx context.Context, claim auth.Claim) (*auth.Identity, error)
+}
+
+// A Registrant is a tunnel that has one name, its ID, with which it registered.
+// The server binds that for HTTP, and the agent hears of it only then.
+type Registrant interface {
+	// Registered tells the agent where visitors reach it, or, if err is not
+	// nil, that they do not; the caller then closes the tunnel. It is called
+	// once and does not block.
+	Registered(b Bound, err error)
+}
+
 // A Binder is a tunnel whose agent binds and unbinds names while it lives,
 // instead of having the one name that it registered with.
 type Binder interface {

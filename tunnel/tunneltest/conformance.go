@@ -3,6 +3,7 @@ package tunneltest
 import (
 	"context"
 	"net"
+	"slices"
 	"testing"
 	"time"
 
@@ -21,7 +22,8 @@ const patience = 60 * time.Second
 //
 // What only some dialects can do is checked if it is there: EarlyOpener on the
 // tunnel, Incoming on the listener's conns, HalfCloser and Resetter on streams.
-func Run(t *testing.T, newPair func(t *testing.T) (tunnel.Tunnel, net.Listener)) {
+// lacks names what cannot be told in this way.
+func Run(t *testing.T, newPair func(t *testing.T) (tunnel.Tunnel, net.Listener), lacks ...Lack) {
 	cases := []struct {
 		name string
 		run  func(p *pair)
@@ -53,6 +55,9 @@ func Run(t *testing.T, newPair func(t *testing.T) (tunnel.Tunnel, net.Listener))
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
+			if slices.Contains(lacks, Lack(c.name)) {
+				t.Skip("the dialect has no way to do it")
+			}
 			labelGoroutine(t)
 			c.run(start(t, newPair))
 		})
@@ -75,6 +80,12 @@ func Run(t *testing.T, newPair func(t *testing.T) (tunnel.Tunnel, net.Listener))
 		})
 	}
 }
+
+// A Lack is an ability that a dialect does not have though its types do.
+type Lack string
+
+// NoInfo says that agents are not told what a stream is for.
+const NoInfo Lack = "info"
 
 // A pair is both ends of the session that a case is about.
 type pair struct {

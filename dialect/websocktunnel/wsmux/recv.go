@@ -417,9 +417,7 @@ func (s *Session) acceptedLocked(st *Stream, credit int) {
 	st.accepted = true
 	s.freeSlotLocked()
 	if !s.opts.Extended {
-		// The agent starts with a credit of the window that it announces, and
-		// the smaller that is the sooner it needs more.
-		st.setWindow(min(max(credit, 1), s.opts.MaxWindow))
+		st.setPeerWindow(credit)
 	}
 	if st.closed {
 		// It was given up meanwhile, which can only be said now.

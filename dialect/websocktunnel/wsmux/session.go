@@ -171,6 +171,20 @@ func (s *Session) Start(first []byte) {
 	s.flushUnlock()
 }
 
+// Reject ends a session that was not started. answer is the answer to the
+// handshake; it is lost if the conn does not take it at once.
+func (s *Session) Reject(answer []byte) {
+	s.mu.Lock()
+	reject := !s.started && s.err == nil
+	s.started = true
+	s.mu.Unlock()
+	if reject {
+		s.conn.SetDeadline(time.Now().Add(farewellTime))
+		s.conn.Write(answer) // nothing depends on it
+	}
+	s.end(errClosed)
+}
+
 // onTick looks for signs of life and gives one. The pong that nobody asked for
 // keeps up a webhooktunnel of December 2018, which wants one within 20 s of
 // the start and asks for none before.
@@ -261,6 +275,9 @@ func (s *Session) OnEnd(f func()) {
 		f()
 	}
 }
+
+// Extended reports whether both sides speak the extension.
+func (s *Session) Extended() bool { return s.opts.Extended }
 
 // Streams returns the number of open streams.
 func (s *Session) Streams() int {

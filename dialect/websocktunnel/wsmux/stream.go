@@ -80,13 +80,13 @@ func (s *Session) newStreamLocked(id uint32) *Stream {
 // them: few enough for the sender never to wait for it.
 func returnAt(window int) int { return max(1, min(window/4, 256<<10)) }
 
-// setWindow says how much the other side sends without having been given
-// credit. It is called with s.mu held, before any byte has come.
-func (st *Stream) setWindow(n int) {
+// setPeerWindow takes note of the window of an agent without the extension,
+// before any byte has come. Most take it for granted that the server's is as
+// large, and send so much before they wait for credit; careful ones send 4096.
+func (st *Stream) setPeerWindow(n int) {
 	st.rmu.Lock()
 	defer st.rmu.Unlock()
-	st.window = n
-	st.returnAt = returnAt(n)
+	st.returnAt = returnAt(min(n, oldServerHolds))
 }
 
 // Open opens a stream and waits until the agent has accepted it; ctx bounds
@@ -424,6 +424,10 @@ func (st *Stream) Quiet() bool {
 	defer st.s.mu.Unlock()
 	return st.werr == nil
 }
+
+// Extended reports whether both sides speak the extension: without it, ending
+// one direction ends both, and an error looks like an end.
+func (st *Stream) Extended() bool { return st.s.opts.Extended }
 
 // LocalAddr returns the address of this end of the session.
 func (st *Stream) LocalAddr() net.Addr { return st.s.conn.LocalAddr() }
