@@ -218,14 +218,18 @@ type Problem struct {
 	File         string
 	Line, Column int // from 1
 	Text         string
+	Err          error // what became of the setting; nil if the file itself is wrong
 }
 
 func (p *Problem) Error() string {
 	return fmt.Sprintf("%s:%d:%d: %s", p.File, p.Line, p.Column, p.Text)
 }
 
+// Unwrap returns Err.
+func (p *Problem) Unwrap() error { return p.Err }
+
 func (f *File) problem(line, column int, format string, args ...any) error {
-	return &Problem{f.Name, line, column, fmt.Sprintf(format, args...)}
+	return &Problem{File: f.Name, Line: line, Column: column, Text: fmt.Sprintf(format, args...)}
 }
 
 // Join is errors.Join for problems: those of one file are in the order of its
@@ -245,6 +249,9 @@ func Join(errs ...error) error {
 	})
 	if n := len(all) - maxProblems; n > 0 {
 		all = append(all[:maxProblems:maxProblems], fmt.Errorf("and %d problems more", n))
+	}
+	if len(all) == 1 {
+		return all[0]
 	}
 	return errors.Join(all...)
 }

@@ -35,13 +35,15 @@ type Setting struct {
 	file  *File
 	key   *yaml.Node
 	value *yaml.Node
+
+	applied bool
 }
 
 // newSection returns the section of a mapping that File.check has passed.
 func newSection(f *File, n *yaml.Node) *Section {
 	s := &Section{file: f, line: n.Line, column: n.Column}
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		s.settings = append(s.settings, &Setting{n.Content[i].Value, f, n.Content[i], n.Content[i+1]})
+		s.settings = append(s.settings, &Setting{Key: n.Content[i].Value, file: f, key: n.Content[i], value: n.Content[i+1]})
 	}
 	return s
 }
@@ -78,6 +80,16 @@ func (s *Section) Problem(format string, args ...any) error {
 func (s *Setting) Problem(format string, args ...any) error {
 	return s.file.problem(s.key.Line, s.key.Column, format, args...)
 }
+
+// Wrap returns the problem that err is the consequence of the setting. text is
+// what the problem says of it.
+func (s *Setting) Wrap(text string, err error) error {
+	return &Problem{s.file.Name, s.key.Line, s.key.Column, text, err}
+}
+
+// Applied reports whether Apply has set a flag to the setting's value: it was
+// not set before.
+func (s *Setting) Applied() bool { return s.applied }
 
 // wrong returns a problem with the setting, at its value.
 func (s *Setting) wrong(n *yaml.Node, format string, args ...any) error {
@@ -138,7 +150,7 @@ func (s *Setting) apply(f *pflag.Flag) error {
 	if f.Value.Set(text) != nil {
 		return s.malformed(s.value, f)
 	}
-	f.Changed = true
+	f.Changed, s.applied = true, true
 	return nil
 }
 
@@ -156,7 +168,7 @@ func (s *Setting) applyList(f *pflag.Flag, list pflag.SliceValue) error {
 	if list.Replace(texts) != nil {
 		return s.malformed(s.value, f)
 	}
-	f.Changed = true
+	f.Changed, s.applied = true, true
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"adit/agent"
+	"adit/config"
 	"adit/dialect"
 	"adit/dialect/native"
 	"adit/session"
@@ -44,50 +45,138 @@ func (f *agentFlags) add(fl *pflag.FlagSet) {
 	f.screen.add(fl)
 }
 
+// severalFlags are the flags of adit agent.
+type severalFlags struct {
+	agentFlags
+	config string
+	specs  []string
+	apart  bool
+	rules  policyFlags
+}
+
+func newSeveralFlags(p *program) severalFlags {
+	return severalFlags{agentFlags: agentFlags{p: p}, rules: policyFlags{p: p}}
+}
+
+func (f *severalFlags) add(fl *pflag.FlagSet) {
+	addConfig(fl, &f.config, "file with settings in YAML: its keys are the flags here, without the dashes, and tunnels")
+	fl.StringArrayVar(&f.specs, "tunnel", nil, "a tunnel; may be given several times")
+	fl.BoolVar(&f.apart, "session-per-tunnel", false, "give each tunnel a connection to the server of its own")
+	f.rules.addHTTP(fl)
+	f.agentFlags.add(fl)
+}
+
 func (p *program) agentCommand() *cobra.Command {
-	f := agentFlags{p: p}
-	rules := policyFlags{p: p}
-	var specs []string
-	var apart bool
+	f := newSeveralFlags(p)
 	c := &cobra.Command{
-		Use:   "agent --tunnel ID=UPSTREAM",
+		Use:   "agent --config FILE",
 		Short: "Expose several services",
-		Long: "Expose several services at once. A tunnel is ID=http://host:port, or\n" +
-			"ID=tcp://host:port@PUBLICPORT for TCP (without @PUBLICPORT the server chooses).",
-		Example: "  adit agent --tunnel web=http://localhost:3000 --tunnel ssh=tcp://localhost:22@2222",
-		Args:    cobra.NoArgs,
+		Long: "Expose several services at once: those of a config file, or of --tunnel flags.\n\n" +
+			"The file is read again when it changes, or on SIGHUP, and no stream is lost over\n" +
+			"that. A tunnel of a flag is ID=http://host:port, or ID=tcp://host:port@PUBLICPORT\n" +
+			"for TCP (without @PUBLICPORT the server chooses).",
+		Example: "  adit agent --config adit.yaml\n" +
+			"  adit agent --tunnel web=http://localhost:3000 --tunnel ssh=tcp://localhost:22@2222",
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			tunnels, err := parseTunnels(specs)
-			if err != nil {
-				return err
-			}
-			for i := range tunnels {
-				if err := rules.apply(&tunnels[i]); err != nil {
-					return err
-				}
+			given := givenFlags(c.Flags())
+			if f.config != "" {
+				return f.runFile(c.Context(), c.Flags(), given)
 			}
 			d, err := p.newDisplay(f.screen, f.log)
 			if err != nil {
 				return err
 			}
-			return f.runAll(c.Context(), d, tunnels, apart)
+			tunnels, err := parseTunnels(f.specs)
+			if err != nil {
+				return err
+			}
+			for i := range tunnels {
+				if err := f.rules.apply(&tunnels[i]); err != nil {
+					return err
+				}
+			}
+			return f.runAll(c.Context(), d, tunnels)
 		},
 	}
-	c.Flags().StringArrayVar(&specs, "tunnel", nil, "a tunnel; may be given several times")
-	c.Flags().BoolVar(&apart, "session-per-tunnel", false, "give each tunnel a connection to the server of its own")
-	rules.addHTTP(c.Flags())
 	f.add(c.Flags())
 	return c
 }
 
+// settings reads the config file. Flags of fl that are not set are set from it.
+// d is how all is shown, and made if it is nil.
+func (f *severalFlags) settings(fl *pflag.FlagSet, tf *tunnelFile, d *display) (_ *display, opts agent.Options, tunnels []agent.Tunnel, err error) {
+	file, err := config.Read(f.config)
+	if err != nil {
+		return d, opts, nil, err
+	}
+	problems := []error{file.Top.Apply(fl, tunnelsKey)}
+	wrong := func(err error) { problems = append(problems, locate(file.Top, err)) }
+	if len(f.specs) > 0 {
+		wrong(usagef("--tunnel: with --config the tunnels are in the file, under %s", tunnelsKey))
+	}
+	if d == nil {
+		d, err = f.p.newDisplay(f.screen, f.log)
+		wrong(err)
+	}
+	if d != nil {
+		tf.log = d.log
+	}
+	tunnels, err = tf.tunnels(file.Top, fl)
+	wrong(err)
+	opts, err = f.options()
+	wrong(err)
+	return d, opts, tunnels, config.Join(problems...)
+}
+
+// runFile runs the agent of a config file. given are the flags that go before
+// it.
+func (f *severalFlags) runFile(ctx context.Context, fl *pflag.FlagSet, given []given) error {
+	file := tunnelFile{p: f.p}
+	d, opts, tunnels, err := f.settings(fl, &file, nil)
+	if err != nil {
+		return err
+	}
+	updates := make(chan []agent.Tunnel)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	reload := func() error {
+		fresh := newSeveralFlags(f.p)
+		next := pflag.NewFlagSet("agent", pflag.ContinueOnError)
+		fresh.add(next)
+		if err := applyGiven(next, given); err != nil {
+			return err
+		}
+		_, _, tunnels, err := fresh.settings(next, &file, d)
+		if err != nil {
+			return err
+		}
+		if names := differing(fl, next); len(names) > 0 {
+			d.log.Warn("settings have changed that a restart is needed for", "settings", strings.Join(names, ", "))
+		}
+		select {
+		case updates <- tunnels:
+		case <-ctx.Done():
+		}
+		return nil
+	}
+	stop := f.p.reloading(ctx, f.config, func(why string) {
+		d.log.Info("reloading", "reason", why)
+		problems := config.Problems(reload())
+		for _, err := range problems {
+			d.log.Error("not reloaded: everything stays as it was", "err", err)
+		}
+		if len(problems) == 0 {
+			d.log.Info("reloaded", "what", "tunnels")
+		}
+	})
+	defer stop()
+	return f.runFleet(ctx, d, opts, tunnels, updates)
+}
+
 func parseTunnels(specs []string) ([]agent.Tunnel, error) {
 	if len(specs) == 0 {
-		return nil, usagef("--tunnel is missing: want at least one ID=UPSTREAM")
-	}
-	type address struct {
-		id   tunnel.ID
-		kind dialect.Kind
-		port uint16
+		return nil, usagef("--tunnel is missing: want at least one ID=UPSTREAM, or --config")
 	}
 	seen := make(map[address]bool)
 	tunnels := make([]agent.Tunnel, len(specs))
@@ -96,8 +185,8 @@ func parseTunnels(specs []string) ([]agent.Tunnel, error) {
 		if err != nil {
 			return nil, usagef("--tunnel %q: %v", spec, err)
 		}
-		at := address{t.ID, t.Kind, t.Port}
-		if seen[at] && (t.Kind == dialect.HTTP || t.Port != 0) {
+		at := addressOf(t)
+		if seen[at] && at.fixed() {
 			return nil, usagef("--tunnel %q: the ID %q stands for this twice", spec, t.ID)
 		}
 		seen[at] = true
@@ -130,29 +219,43 @@ func parseTunnel(spec string) (t agent.Tunnel, err error) {
 	return t, err
 }
 
-// runAll runs an agent with all tunnels, or one for each.
-func (f *agentFlags) runAll(ctx context.Context, d *display, tunnels []agent.Tunnel, apart bool) error {
-	if err := checkServer(f.server); err != nil {
-		return err
+// options returns what all agents of the flags have in common.
+func (f *agentFlags) options() (opts agent.Options, err error) {
+	opts = agent.Options{
+		Server:   f.server,
+		Instance: f.instance,
+		Session: native.SessionOptions{
+			Session: session.Options{Budget: session.NewBudget(sendMemory), Software: "adit " + versionString()},
+		},
 	}
+	problems := []error{checkServer(f.server)}
 	if n := len(f.instance); n > maxInstance {
-		return usagef("--instance has %d bytes: at most %d are allowed", n, maxInstance)
+		problems = append(problems, usagef("--instance has %d bytes: at most %d are allowed", n, maxInstance))
 	}
-	trust, err := tlsConfig(f.caFile)
+	opts.TLS, err = tlsConfig(f.caFile)
+	problems = append(problems, err)
+	opts.Token, err = f.p.credential(f.secretFile)
+	problems = append(problems, err)
+	return opts, config.Join(problems...)
+}
+
+// runOne runs an agent with one tunnel.
+func (f *agentFlags) runOne(ctx context.Context, d *display, t agent.Tunnel) error {
+	several := severalFlags{agentFlags: *f}
+	return several.runAll(ctx, d, []agent.Tunnel{t})
+}
+
+// runAll runs agents with tunnels that stay as they are.
+func (f *severalFlags) runAll(ctx context.Context, d *display, tunnels []agent.Tunnel) error {
+	opts, err := f.options()
 	if err != nil {
 		return err
 	}
-	token, err := f.p.credential(f.secretFile)
-	if err != nil {
-		return err
-	}
-	groups := [][]agent.Tunnel{tunnels}
-	if apart {
-		groups = nil
-		for i := range tunnels {
-			groups = append(groups, tunnels[i:i+1])
-		}
-	}
+	return f.runFleet(ctx, d, opts, tunnels, nil)
+}
+
+// runFleet runs an agent with all tunnels, or one for each.
+func (f *severalFlags) runFleet(ctx context.Context, d *display, opts agent.Options, tunnels []agent.Tunnel, updates <-chan []agent.Tunnel) error {
 	stop, err := d.start(ctx, f.server)
 	if err != nil {
 		return err
@@ -160,39 +263,24 @@ func (f *agentFlags) runAll(ctx context.Context, d *display, tunnels []agent.Tun
 	defer stop()
 	defer f.p.serveReports(d.board, d.log)()
 	defer f.p.supervise(ctx, "serving the tunnels of "+f.server)()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	budget := session.NewBudget(sendMemory)
-	errs := make([]error, len(groups))
-	var wg sync.WaitGroup
-	for i, g := range groups {
-		wg.Go(func() {
-			opts := agent.Options{
-				Server:   f.server,
-				Token:    token,
-				Tunnels:  g,
-				Instance: f.instance,
-				TLS:      trust,
-				Session: native.SessionOptions{
-					Session: session.Options{Budget: budget, Software: "adit " + versionString()},
-				},
+	all := fleet{
+		apart: f.apart,
+		log:   d.log,
+		options: func(tunnels []agent.Tunnel) agent.Options {
+			o := opts
+			o.Tunnels = tunnels
+			if f.config != "" && f.instance == "" {
+				o.Instance = instanceOf(f.config)
+				if f.apart {
+					o.Instance += fmt.Sprintf(" %s %s", tunnels[0].ID, tunnels[0].Upstream)
+					o.Instance = o.Instance[:min(len(o.Instance), maxInstance)]
+				}
 			}
-			d.join(&opts)
-			errs[i] = agent.Run(ctx, opts)
-			if errs[i] != nil {
-				cancel()
-			}
-		})
+			d.join(&o)
+			return o
+		},
 	}
-	wg.Wait()
-	for _, err := range errs {
-		if be := (*dialect.BindError)(nil); errors.As(err, &be) {
-			return fmt.Errorf("refused: %s", reason(err))
-		} else if err != nil {
-			return err
-		}
-	}
-	return nil
+	return all.run(ctx, tunnels, updates)
 }
 
 // patience tells a person why the program does not end at once after ctx has.

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"adit/config"
 	"adit/internal/screen"
 )
 
@@ -34,7 +34,7 @@ func main() {
 		console:  isTerminal(os.Stderr),
 		terminal: terminalOf(os.Stdout),
 	}
-	ctx, stop := untilSignal(p.restoreTerminal)
+	ctx, stop := p.untilSignal()
 	code := p.run(ctx, os.Args[1:])
 	stop()
 	os.Exit(code)
@@ -51,6 +51,7 @@ type program struct {
 
 	terminal *os.File // out, if it is one that a screen can be shown on
 	shown    atomic.Pointer[screen.Screen]
+	hangups  hangups
 }
 
 // run runs the command that args name, until it is done or ctx ends, and
@@ -64,11 +65,10 @@ func (p *program) run(ctx context.Context, args []string) int {
 	if err == nil {
 		return exitDone
 	}
-	fmt.Fprintln(p.errOut, "adit:", err)
-	if ue := (*usageError)(nil); errors.As(err, &ue) {
-		return exitUsage
+	for _, e := range config.Problems(err) {
+		fmt.Fprintln(p.errOut, "adit:", e)
 	}
-	return exitFailed
+	return exitCode(err)
 }
 
 // rootCommand is the whole command tree.
@@ -79,7 +79,8 @@ func (p *program) rootCommand() *cobra.Command {
 		Long: "adit gives services behind a firewall a public address. One machine that can be\n" +
 			"reached runs \"adit server\"; the machine with the service runs an agent, such as\n" +
 			"\"adit http 3000\", which dials out to it.\n\n" +
-			"Each flag can be set in the environment too: --secret-file is ADIT_SECRET_FILE.",
+			"Each flag can be set in the environment too: --secret-file is ADIT_SECRET_FILE.\n" +
+			"The server and the agent take files with --config, where it is secret-file.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
@@ -121,7 +122,8 @@ func withSubcommands(c *cobra.Command) []*cobra.Command {
 	return all
 }
 
-// A usageError is a mistake in how the command was called.
+// A usageError is a mistake in how the command was called. If it is about a
+// flag, the text begins with that, such as "--hold 25h: 0s to 24h are allowed".
 type usageError struct{ text string }
 
 func (e *usageError) Error() string { return e.text }
@@ -129,21 +131,27 @@ func (e *usageError) Error() string { return e.text }
 func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
 
 // untilSignal returns a context that ends with the first SIGINT or SIGTERM; the
-// second ends the process at once, after a call of last.
-func untilSignal(last func()) (context.Context, func()) {
+// second ends the process at once. SIGHUP goes to the command that can reload
+// something. Where there is none, or the terminal is gone on which a person has
+// started it, it ends the context too.
+func (p *program) untilSignal() (context.Context, func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	done := make(chan struct{})
 	go func() {
-		for n := 0; ; n++ {
+		for told := false; ; {
 			select {
-			case <-signals:
-				if n > 0 {
-					last()
+			case s := <-signals:
+				switch hangup := s == syscall.SIGHUP; {
+				case hangup && !(p.person && terminalGone(os.Stdout)) && p.hangups.tell():
+				case !told:
+					told = true
+					cancel()
+				case !hangup:
+					p.restoreTerminal()
 					os.Exit(exitFailed)
 				}
-				cancel()
 			case <-done:
 				return
 			}

@@ -17,6 +17,7 @@ import (
 
 	"adit/agent"
 	"adit/auth"
+	"adit/config"
 	"adit/dialect"
 	"adit/policy"
 	"adit/server"
@@ -82,6 +83,9 @@ var ruleFlags = []string{
 const ruleAnnotation = "adit_rule"
 
 func markRules(fl *pflag.FlagSet) {
+	if fl.Lookup("basic-auth") != nil {
+		fl.SetAnnotation("basic-auth", config.Secret, []string{"true"})
+	}
 	for _, name := range ruleFlags {
 		if fl.Lookup(name) != nil {
 			fl.SetAnnotation(name, ruleAnnotation, []string{"true"})

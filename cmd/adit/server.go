@@ -15,8 +15,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"adit/auth"
+	"adit/config"
 	"adit/dialect"
 	"adit/dialect/native"
 	"adit/ingress"
@@ -27,6 +29,7 @@ import (
 // serverFlags are the flags of adit server.
 type serverFlags struct {
 	p              *program
+	config         string
 	listen         string
 	domain         string
 	pathMode       bool
@@ -54,16 +57,24 @@ func (p *program) serverCommand() *cobra.Command {
 			"The first start makes a secret in --data-dir. Agents need it, or a token signed\n" +
 			"with it; without either nobody can expose anything.",
 		Example: "  adit server\n" +
-			"  adit server --listen :80 --domain tunnel.example.com --tcp-ports 2000-2999",
+			"  adit server --listen :80 --domain tunnel.example.com --tcp-ports 2000-2999\n" +
+			"  adit server --config /etc/adit/server.yaml",
 		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return f.run(c.Context()) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			return f.run(c.Context(), c.Flags())
+		},
 	}
-	fl := c.Flags()
+	f.add(c.Flags())
+	return c
+}
+
+func (f *serverFlags) add(fl *pflag.FlagSet) {
+	addConfig(fl, &f.config, "file with settings in YAML: its keys are the flags here, without the dashes")
 	fl.StringVar(&f.listen, "listen", ":8080", "address for visitors and agents")
 	fl.StringVar(&f.domain, "domain", "", "domain below which each ID has a hostname: <id>.<domain> (default localhost, for visitors on this machine)")
 	fl.BoolVar(&f.pathMode, "path-mode", false, "serve each ID at /<id>/ too (always so without --domain)")
 	fl.StringVar(&f.publicURL, "public-url", "", "how --listen is reached from outside, such as https://tunnel.example.com")
-	fl.StringVar(&f.dataDir, "data-dir", p.dataDir(), "folder for what must last")
+	fl.StringVar(&f.dataDir, "data-dir", f.p.dataDir(), "folder for what must last")
 	fl.StringVar(&f.secretFile, "secret-file", "", "file with the secret, instead of the one in --data-dir")
 	fl.StringSliceVar(&f.tcpPorts, "tcp-ports", nil, "public TCP ports for agents, such as 2222,3000-3999 (default none)")
 	fl.StringSliceVar(&f.trustedProxies, "trusted-proxies", nil, "addresses or prefixes whose X-Forwarded-* are kept")
@@ -74,8 +85,28 @@ func (p *program) serverCommand() *cobra.Command {
 	f.policy.add(fl)
 	f.identity.add(fl)
 	f.log.add(fl, false)
-	f.ops.add(fl, p)
-	return c
+	f.ops.add(fl, f.p)
+}
+
+// settings returns what the flags say. Those of fl that are not set are set
+// from the config file before, if there is one; place puts errors about flags at
+// their place in it.
+func (f *serverFlags) settings(fl *pflag.FlagSet) (opts server.Options, place func(error) error, err error) {
+	place = func(err error) error { return err }
+	var problems []error
+	if f.config != "" {
+		file, err := config.Read(f.config)
+		if err != nil {
+			return opts, place, err
+		}
+		place = func(err error) error { return locate(file.Top, err) }
+		problems = append(problems, file.Top.Apply(fl))
+	}
+	log, err := f.p.logger(f.log, false)
+	problems = append(problems, place(err))
+	opts, err = f.options(log)
+	problems = append(problems, place(err))
+	return opts, place, config.Join(problems...)
 }
 
 // gcPercent keeps the heap of a server dense: thousands of agents that connect
@@ -84,29 +115,49 @@ func (p *program) serverCommand() *cobra.Command {
 // so that it costs no CPU time that can be measured.
 const gcPercent = 50
 
-func (f *serverFlags) run(ctx context.Context) error {
+func (f *serverFlags) run(ctx context.Context, fl *pflag.FlagSet) error {
 	if f.p.getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	log, err := f.p.logger(f.log, false)
+	given := givenFlags(fl)
+	opts, place, err := f.settings(fl)
 	if err != nil {
 		return err
 	}
-	opts, err := f.options(log)
-	if err != nil {
-		return err
+	opts.Reload = append(opts.Reload, server.Reloader{Name: "settings", Prepare: f.prepare(fl, given, opts.Logger)})
+	return place(f.runWith(ctx, opts))
+}
+
+// prepare returns what looks at the settings anew: it finds mistakes in the
+// config file, before anything else is reloaded, and says which settings do not
+// change before a restart. given are the flags that go before the file.
+func (f *serverFlags) prepare(now *pflag.FlagSet, given []given, log *slog.Logger) func() (func(), error) {
+	return func() (func(), error) {
+		fresh := serverFlags{p: f.p}
+		next := pflag.NewFlagSet("server", pflag.ContinueOnError)
+		fresh.add(next)
+		if err := applyGiven(next, given); err != nil {
+			return nil, err
+		}
+		if _, _, err := fresh.settings(next); err != nil {
+			return nil, err
+		}
+		return func() {
+			if names := differing(now, next); len(names) > 0 {
+				log.Warn("settings have changed that a restart is needed for", "settings", strings.Join(names, ", "))
+			}
+		}, nil
 	}
-	if err := f.identity.check(); err != nil { // before a secret is made
-		return err
-	}
+}
+
+// runWith runs the server of the flags, whose options are opts.
+func (f *serverFlags) runWith(ctx context.Context, opts server.Options) error {
+	log := opts.Logger
 	secret, path, created, err := f.secret()
 	if err != nil {
 		return err
 	}
 	if err := f.identity.apply(&opts, path, f.dataDir, log); err != nil {
-		return err
-	}
-	if err := f.ops.apply(&opts, f.dataDir); err != nil {
 		return err
 	}
 	operators, err := f.ops.admin.open(f.dataDir, log)
@@ -124,6 +175,7 @@ func (f *serverFlags) run(ctx context.Context) error {
 	}
 	log.Info("server started", "listen", s.Addr().String(), "url", s.URL())
 	f.p.greet(s, secret, path, created)
+	defer f.p.reloading(ctx, "", func(string) { s.Reload() })()
 	defer f.p.supervise(ctx, "serving "+s.URL())()
 	return f.ops.run(ctx, s, operators)
 }
@@ -139,9 +191,11 @@ func (f *serverFlags) options(log *slog.Logger) (opts server.Options, err error)
 		Grace:     f.grace,
 		Logger:    log,
 	}
+	var problems []error
+	wrong := func(err error) { problems = append(problems, err) }
 	for name, d := range map[string]time.Duration{"hold": f.hold, "grace": f.grace, "resume-window": f.resumeWindow} {
 		if d < 0 || d > 24*time.Hour {
-			return opts, usagef("--%s %v: 0s to 24h are allowed", name, d)
+			wrong(usagef("--%s %v: 0s to 24h are allowed", name, d))
 		}
 	}
 	if f.hold == 0 {
@@ -150,23 +204,22 @@ func (f *serverFlags) options(log *slog.Logger) (opts server.Options, err error)
 	if f.grace == 0 {
 		opts.Grace = -1
 	}
-	if err := checkListen(f.listen); err != nil {
-		return opts, err
-	}
-	if opts.TCPPorts, err = parsePorts(f.tcpPorts); err != nil {
-		return opts, err
-	}
-	if opts.TrustedProxies, err = parsePrefixes(f.trustedProxies); err != nil {
-		return opts, err
-	}
-	if err := f.policy.apply(&opts); err != nil {
-		return opts, err
-	}
+	wrong(checkListen(f.listen))
+	opts.TCPPorts, err = parsePorts(f.tcpPorts)
+	wrong(err)
+	opts.TrustedProxies, err = parsePrefixes(f.trustedProxies)
+	wrong(err)
+	wrong(f.policy.apply(&opts))
+	wrong(f.identity.check())
+	wrong(f.ops.apply(&opts, f.dataDir))
 	if f.memory < 1 || f.memory > 1<<20 {
-		return opts, usagef("--buffer-memory %d: 1 to %d MiB are allowed", f.memory, 1<<20)
+		wrong(usagef("--buffer-memory %d: 1 to %d MiB are allowed", f.memory, 1<<20))
 	}
 	if f.p.getenv(envToken) != "" {
-		return opts, usagef("the environment has %s, which is for agents: the server's secret goes into --secret-file", envToken)
+		wrong(usagef("the environment has %s, which is for agents: the server's secret goes into --secret-file", envToken))
+	}
+	if err := config.Join(problems...); err != nil {
+		return opts, err
 	}
 	so := session.Options{
 		ResumeWindow: f.resumeWindow,

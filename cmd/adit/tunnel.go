@@ -147,7 +147,7 @@ func (p *program) tunnelCommand(k tunnelKind) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return f.runAll(c.Context(), d, []agent.Tunnel{t}, false)
+			return f.runOne(c.Context(), d, t)
 		},
 	}
 	tf.add(c.Flags())
