@@ -1,0 +1,440 @@
+package tcpws
+
+import (
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"adit/internal/readable"
+	"adit/internal/wsframe"
+)
+
+// Texts between two of our own, as text messages: the sender's TCP connection
+// has ended this way, or was reset.
+const (
+	textEnd   = "end"
+	textReset = "reset"
+	maxText   = 16
+)
+
+var (
+	errBroken   = errors.New("the websocket broke off")
+	errPeerTCP  = errors.New("the connection behind the websocket was reset")
+	errText     = errors.New("text message: only binary ones are allowed")
+	errMasking  = errors.New("frame that is masked and must not be, or the other way round")
+	errSequence = errors.New("continuation of no message, or a message within another")
+	errShut     = errors.New("a close frame was sent")
+)
+
+// A link is one WebSocket and one TCP connection, and what passes between them.
+// One goroutine moves each direction.
+type link struct {
+	ws, tcp  net.Conn
+	client   bool // masks what it sends
+	early    []byte
+	features features
+
+	wsRaw, tcpRaw syscall.RawConn // of plain sockets; nil otherwise
+
+	wmu  sync.Mutex // held while a frame is written to ws
+	shut bool       // a close frame was sent; guarded by wmu
+	head [wsframe.MaxHeader]byte
+
+	mu       sync.Mutex // guards the fields below
+	err      error      // what ended the link before its time
+	outEnded bool       // tcp has come to its end, and the other side knows
+	inEnded  bool       // the other side's has
+	pong     []byte     // payload of the pong that waits for the writer
+	hasPong  bool
+
+	alive    *time.Timer  // of keepAlive; nil unless client
+	lastSend atomic.Int64 // of a frame, as sinceStart
+
+	sent, received atomic.Int64 // payload bytes to ws and from it
+}
+
+var start = time.Now()
+
+func sinceStart() time.Duration { return time.Since(start) }
+
+// run moves both directions until they have ended, and closes both conns. Its
+// error is nil if both came to their end.
+func (l *link) run() error {
+	tune(l.ws)
+	tune(l.tcp)
+	l.wsRaw, _ = readable.Of(l.ws)
+	l.tcpRaw, _ = readable.Of(l.tcp)
+	l.lastSend.Store(int64(sinceStart()))
+	if l.client {
+		l.alive = time.AfterFunc(keepaliveEvery, l.keepAlive)
+	}
+	outDone := make(chan struct{})
+	go func() {
+		defer close(outDone)
+		l.out()
+	}()
+	l.in()
+	<-outDone
+	l.mu.Lock()
+	if l.alive != nil {
+		l.alive.Stop()
+		l.alive = nil
+	}
+	l.mu.Unlock()
+	l.ws.Close()
+	l.tcp.Close()
+	return l.err
+}
+
+// fail ends both directions at once. The TCP connection is reset, so that its
+// far side does not take what it got for the whole.
+func (l *link) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return
+	}
+	l.err = err
+	abort(l.tcp)
+	l.ws.Close()
+}
+
+// failed reports whether the link has failed.
+func (l *link) failed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err != nil
+}
+
+// abort closes c with a reset.
+func abort(c net.Conn) {
+	if t, ok := c.(*net.TCPConn); ok {
+		t.SetLinger(0)
+	}
+	c.Close()
+}
+
+// keepAlive sends an empty message whenever nothing was sent for a while, as the
+// original does, so that nothing between takes the connection for dead.
+func (l *link) keepAlive() {
+	wait := keepaliveEvery - (sinceStart() - time.Duration(l.lastSend.Load()))
+	if wait <= 0 {
+		wait = keepaliveEvery
+		if l.wmu.TryLock() { // otherwise something is being sent right now
+			if !l.shut {
+				l.writeLocked(wsframe.Binary, nil)
+			}
+			l.wmu.Unlock()
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.alive != nil {
+		l.alive.Reset(wait)
+	}
+}
+
+// key returns the mask of the next frame.
+func (l *link) key() uint32 {
+	if !l.client || l.features.zeroMask {
+		return 0
+	}
+	return rand.Uint32()
+}
+
+// writeLocked sends a short frame. Its error is final.
+func (l *link) writeLocked(op byte, payload []byte) error {
+	var b [wsframe.MaxHeader + wsframe.MaxControl]byte
+	key := l.key()
+	frame := wsframe.Append(b[:0], op, len(payload), l.client, key)
+	n := len(frame)
+	frame = frame[:n+len(payload)]
+	wsframe.Mask(frame[n:], payload, key)
+	l.lastSend.Store(int64(sinceStart()))
+	_, err := l.ws.Write(frame)
+	return err
+}
+
+// writeText sends one of the texts between two of our own.
+func (l *link) writeText(text string) error {
+	l.wmu.Lock()
+	defer l.wmu.Unlock()
+	if l.shut {
+		return errShut
+	}
+	return l.writeLocked(wsframe.Text, []byte(text))
+}
+
+// close sends a close frame, if none was sent. Nothing is sent after it.
+func (l *link) close(payload []byte) error {
+	l.wmu.Lock()
+	defer l.wmu.Unlock()
+	if l.shut {
+		return nil
+	}
+	l.shut = true
+	return l.writeLocked(wsframe.Close, payload)
+}
+
+// answerPing sends a pong now, or leaves that to who is writing.
+func (l *link) answerPing(payload []byte) {
+	l.mu.Lock()
+	l.pong = append(l.pong[:0], payload...)
+	l.hasPong = true
+	l.mu.Unlock()
+	if l.wmu.TryLock() {
+		l.unlockWrite()
+	}
+}
+
+// unlockWrite releases wmu, after a pong that waits for it.
+func (l *link) unlockWrite() error {
+	for {
+		l.mu.Lock()
+		var payload []byte
+		due := l.hasPong
+		if due {
+			l.hasPong = false
+			payload = append(payload, l.pong...)
+		}
+		l.mu.Unlock()
+		var err error
+		if due && !l.shut {
+			err = l.writeLocked(wsframe.Pong, payload)
+		}
+		l.wmu.Unlock()
+		if err != nil {
+			return err
+		}
+		// One more may have come between the look and the unlock.
+		l.mu.Lock()
+		again := l.hasPong
+		l.mu.Unlock()
+		if !again || !l.wmu.TryLock() {
+			return nil
+		}
+	}
+}
+
+// endOut says that tcp has come to its end. After that the other side may still
+// send: one of our own until its own end, an original not for long.
+func (l *link) endOut() error {
+	if !l.features.ends {
+		err := l.close(nil)
+		l.ws.SetReadDeadline(time.Now().Add(graceTime))
+		return err
+	}
+	if err := l.writeText(textEnd); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	l.outEnded = true
+	both := l.inEnded
+	l.mu.Unlock()
+	if both {
+		return l.finish()
+	}
+	return nil
+}
+
+// endIn passes the other side's end on.
+func (l *link) endIn() error {
+	closeWrite(l.tcp)
+	l.mu.Lock()
+	l.inEnded = true
+	both := l.outEnded
+	l.mu.Unlock()
+	if both {
+		return l.finish()
+	}
+	return nil
+}
+
+// finish ends the WebSocket after both directions.
+func (l *link) finish() error {
+	err := l.close(nil)
+	l.ws.SetReadDeadline(time.Now().Add(closeTime))
+	return err
+}
+
+func closeWrite(c net.Conn) {
+	if hc, ok := c.(interface{ CloseWrite() error }); ok {
+		hc.CloseWrite()
+		return
+	}
+	c.Close()
+}
+
+// ended reports whether the way of its kind needs nothing of the WebSocket any
+// more, so that a websocket that ends now does no harm.
+func (l *link) ended() (in, out bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.inEnded, l.outEnded
+}
+
+// peerShut acts on a close frame of the other side.
+func (l *link) peerShut(payload []byte) {
+	in, _ := l.ended()
+	if l.features.ends && !in {
+		l.close(payload)
+		l.fail(errBroken) // one of our own would have said so
+		return
+	}
+	l.close(payload)
+	if !in {
+		l.endIn()
+	}
+	// What tcp still sends is for nobody; but if it were not read, what it was
+	// sent might not be either.
+	l.tcp.SetReadDeadline(time.Now().Add(drainTime))
+}
+
+// out moves what comes from tcp to ws.
+func (l *link) out() {
+	err := l.copyOut()
+	switch {
+	case l.failed():
+	case errors.Is(err, io.EOF):
+		if err := l.endOut(); err != nil && !errors.Is(err, errShut) {
+			l.fail(err)
+		}
+	case errors.Is(err, errShut):
+		io.Copy(io.Discard, l.tcp) // until its end or the deadline of peerShut
+	case errors.Is(err, os.ErrDeadlineExceeded): // of peerShut
+	case isRead(err):
+		if l.features.ends {
+			l.writeText(textReset)
+		} else {
+			l.close(nil)
+		}
+		l.fail(err)
+	default:
+		l.fail(err)
+	}
+}
+
+// A readError is an error of reading tcp.
+type readError struct{ err error }
+
+func (e *readError) Error() string { return e.err.Error() }
+func (e *readError) Unwrap() error { return e.err }
+
+func isRead(err error) bool {
+	var re *readError
+	return errors.As(err, &re)
+}
+
+// bulkFrom is how much has to be there at a time, in bytes, for a transfer to
+// count as bulk.
+const bulkFrom = 15 << 10
+
+// copyOut returns io.EOF when tcp ended, a *readError if it failed, and an error
+// of ws otherwise.
+func (l *link) copyOut() error {
+	wait := waiterFor(l.tcpRaw)
+	size := 0
+	moved := 0 // in one go
+	for {
+		if wait != nil {
+			if err := wait.Wait(); err != nil {
+				return &readError{err}
+			}
+		}
+		if moved >= spliceFrom && l.canSpliceOut() {
+			n, ok, err := l.spliceOut()
+			if err != nil {
+				return err
+			}
+			if ok {
+				if n < bulkFrom {
+					moved = 0
+				}
+				continue
+			}
+		}
+		n, err := l.copyOutOnce(size)
+		if err != nil {
+			return err
+		}
+		switch room := bufferSizes[size] - wsframe.MaxHeader; {
+		case n == room:
+			size = min(size+1, len(bufferSizes)-1)
+		case n < room/4:
+			size = max(size-1, 0)
+		}
+		if moved += n; n < bulkFrom {
+			moved = 0
+		}
+	}
+}
+
+// copyOutOnce reads once and sends what came as one message.
+func (l *link) copyOutOnce(size int) (int, error) {
+	buf := getBuffer(size)
+	defer putBuffer(size, buf)
+	b := *buf
+	n, err := l.tcp.Read(b[wsframe.MaxHeader:])
+	if n > 0 {
+		if werr := l.writeData(b, n); werr != nil {
+			return 0, werr
+		}
+	}
+	if err == io.EOF {
+		return n, err
+	} else if err != nil {
+		return n, &readError{err}
+	}
+	return n, nil
+}
+
+// writeData sends n bytes behind the room for a header as one message, and
+// changes them.
+func (l *link) writeData(b []byte, n int) error {
+	key := l.key()
+	payload := b[wsframe.MaxHeader : wsframe.MaxHeader+n]
+	if key != 0 {
+		wsframe.Mask(payload, payload, key)
+	}
+	l.wmu.Lock()
+	if l.shut {
+		l.wmu.Unlock()
+		return errShut
+	}
+	head := wsframe.Append(l.head[:0], wsframe.Binary, n, l.client, key)
+	at := wsframe.MaxHeader - len(head)
+	copy(b[at:], head)
+	l.lastSend.Store(int64(sinceStart()))
+	_, err := l.ws.Write(b[at : wsframe.MaxHeader+n])
+	l.sent.Add(int64(n))
+	if perr := l.unlockWrite(); err == nil {
+		err = perr
+	}
+	return err
+}
+
+func waiterFor(rc syscall.RawConn) *readable.Waiter {
+	if rc == nil {
+		return nil
+	}
+	w := new(readable.Waiter)
+	w.Init(rc)
+	return w
+}
+
+// Buffers of these sizes are borrowed while bytes move, header included.
+var bufferSizes = [...]int{16 << 10, 256<<10 + wsframe.MaxHeader}
+
+var buffers = [len(bufferSizes)]sync.Pool{
+	{New: func() any { b := make([]byte, bufferSizes[0]); return &b }},
+	{New: func() any { b := make([]byte, bufferSizes[1]); return &b }},
+}
+
+func getBuffer(size int) *[]byte    { return buffers[size].Get().(*[]byte) }
+func putBuffer(size int, b *[]byte) { buffers[size].Put(b) }

@@ -1,0 +1,277 @@
+package tcpws
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"adit/internal/wsframe"
+)
+
+// ServerOptions configures a Server. Target is required.
+type ServerOptions struct {
+	// Target is the host and port that is dialled for each WebSocket; its name
+	// is looked up each time.
+	Target string
+
+	// DialContext dials it; nil is a net.Dialer's.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// MaxLinks bounds the WebSockets at a time; 0 means 65536. One more is
+	// answered with 503.
+	MaxLinks int
+
+	// Log receives the lines that the original writes. If nil, they are lost.
+	Log *log.Logger
+
+	// Metrics counts, if not nil.
+	Metrics *Metrics
+}
+
+// A Server takes WebSockets at any path, and is an http.Handler. Its methods are
+// safe for concurrent use.
+type Server struct {
+	opts  ServerOptions
+	links links
+}
+
+// NewServer returns a Server. The caller closes it.
+func NewServer(opts ServerOptions) *Server {
+	if opts.DialContext == nil {
+		opts.DialContext = new(net.Dialer).DialContext
+	}
+	if opts.MaxLinks <= 0 {
+		opts.MaxLinks = 1 << 16
+	}
+	if opts.Log == nil {
+		opts.Log = log.New(io.Discard, "", 0)
+	}
+	return &Server{opts: opts, links: newLinks(opts.MaxLinks)}
+}
+
+// Serve serves l, with metrics at /metrics if there are any, until ctx ends or l
+// fails, and closes l and all links.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	mux := http.NewServeMux()
+	mux.Handle("/", s)
+	if s.opts.Metrics != nil {
+		mux.Handle("/metrics", s.opts.Metrics.Handler())
+	}
+	srv := &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: headTime,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          log.New(io.Discard, "", 0), // visitors' faults
+	}
+	stop := context.AfterFunc(ctx, func() {
+		srv.Close()
+		s.Close()
+	})
+	defer stop()
+	err := srv.Serve(l)
+	s.Close()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// Close ends all links and waits for them.
+func (s *Server) Close() error { return s.links.close() }
+
+// ServeHTTP takes one WebSocket. What is wrong with a request is answered as the
+// original does it.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	m := s.opts.Metrics
+	m.active(1)
+	defer m.active(-1)
+	key, status := checkUpgrade(r)
+	if status != 0 {
+		s.refuse(w, r, status, errors.New(http.StatusText(status)))
+		return
+	}
+	done, ok := s.links.add()
+	if !ok {
+		s.refuse(w, r, http.StatusServiceUnavailable, fmt.Errorf("%d connections are open", s.opts.MaxLinks))
+		return
+	}
+	defer done()
+
+	offered := parseFeatures(r.Header.Values(headerFeatures))
+	has := offered.and(features{ends: true, zeroMask: true})
+	target, err := s.dial(r)
+	if err != nil && has.ends {
+		// One of our own tells its caller; to an original that would be an
+		// answer that it does not expect.
+		http.Error(w, "the target is not reached", http.StatusBadGateway)
+		return
+	}
+	conn, early, uerr := upgrade(w, key, has)
+	if uerr != nil {
+		m.failed("upgrade")
+		s.opts.Log.Printf("%s - Error while upgrading: %v", r.RemoteAddr, uerr)
+		if err == nil {
+			abort(target)
+		}
+		return
+	}
+	m.connected("http")
+	s.opts.Log.Printf("%s - Client connected", r.RemoteAddr)
+	if err != nil {
+		conn.Close()
+		return
+	}
+	m.connected("tcp")
+	s.opts.Log.Printf("%s - Connected to TCP: %s", r.RemoteAddr, s.opts.Target)
+	l := &link{ws: conn, tcp: target, early: early, features: has}
+	release := s.links.hold(l)
+	defer release()
+	err = l.run()
+	m.moved(l.sent.Load(), l.received.Load())
+	if err != nil {
+		s.opts.Log.Printf("%s - %v", r.RemoteAddr, err)
+	}
+	s.opts.Log.Printf("%s - Client disconnected", r.RemoteAddr)
+}
+
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, status int, err error) {
+	s.opts.Metrics.failed("upgrade")
+	s.opts.Log.Printf("%s - Error while upgrading: %v", r.RemoteAddr, err)
+	w.Header().Set("Sec-Websocket-Version", "13")
+	http.Error(w, http.StatusText(status), status)
+}
+
+// dial dials the target before the upgrade, so that nobody takes for open what
+// is not.
+func (s *Server) dial(r *http.Request) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(r.Context(), dialTime)
+	defer cancel()
+	c, err := s.opts.DialContext(ctx, "tcp", s.opts.Target)
+	if err != nil {
+		s.opts.Metrics.failed("dial_tcp")
+		s.opts.Log.Printf("%s - Error while dialing %s: %v", r.RemoteAddr, s.opts.Target, err)
+	}
+	return c, err
+}
+
+// checkUpgrade returns the key of a handshake, or the status that refuses it.
+func checkUpgrade(r *http.Request) (key string, status int) {
+	switch {
+	case !hasToken(r.Header["Connection"], "upgrade") || !hasToken(r.Header["Upgrade"], "websocket"):
+		return "", http.StatusBadRequest
+	case r.Method != http.MethodGet:
+		return "", http.StatusMethodNotAllowed
+	case !hasToken(r.Header["Sec-Websocket-Version"], "13"):
+		return "", http.StatusBadRequest
+	}
+	key = r.Header.Get("Sec-Websocket-Key")
+	if raw, err := base64.StdEncoding.DecodeString(key); err != nil || len(raw) != 16 {
+		return "", http.StatusBadRequest
+	}
+	return key, 0
+}
+
+func hasToken(values []string, token string) bool {
+	for _, v := range values {
+		for word := range strings.SplitSeq(v, ",") {
+			if strings.EqualFold(strings.TrimSpace(word), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// upgrade answers the handshake and takes the conn over.
+func upgrade(w http.ResponseWriter, key string, has features) (conn net.Conn, early []byte, err error) {
+	conn, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		http.Error(w, "this connection cannot be upgraded", http.StatusInternalServerError)
+		return nil, nil, err
+	}
+	if n := rw.Reader.Buffered(); n > 0 {
+		early, _ = rw.Reader.Peek(n)
+		early = append([]byte(nil), early...)
+	}
+	head := "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+		"Sec-WebSocket-Accept: " + wsframe.Accept(key) + "\r\n"
+	if list := has.String(); list != "" {
+		head += headerFeatures + ": " + list + "\r\n"
+	}
+	conn.SetDeadline(time.Now().Add(headTime))
+	if _, err := io.WriteString(conn, head+"\r\n"); err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	conn.SetDeadline(time.Time{})
+	return conn, early, nil
+}
+
+// links are the links that are open, so that they can be ended and waited for.
+type links struct {
+	mu     *sync.Mutex // guards the fields below
+	max    int
+	count  int
+	open   map[*link]struct{}
+	closed bool
+	wg     *sync.WaitGroup
+}
+
+func newLinks(limit int) links {
+	return links{mu: new(sync.Mutex), max: limit, open: make(map[*link]struct{}), wg: new(sync.WaitGroup)}
+}
+
+// add counts one link; done is called at its end. It reports false if there are
+// too many, or no more are taken.
+func (ls *links) add() (done func(), ok bool) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if ls.closed || ls.count >= ls.max {
+		return nil, false
+	}
+	ls.count++
+	ls.wg.Add(1)
+	return func() {
+		ls.mu.Lock()
+		ls.count--
+		ls.mu.Unlock()
+		ls.wg.Done()
+	}, true
+}
+
+// hold lets close end the link, until release is called.
+func (ls *links) hold(l *link) (release func()) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	ls.open[l] = struct{}{}
+	if ls.closed {
+		l.fail(errClosed)
+	}
+	return func() {
+		ls.mu.Lock()
+		defer ls.mu.Unlock()
+		delete(ls.open, l)
+	}
+}
+
+var errClosed = errors.New("the program ends")
+
+func (ls *links) close() error {
+	ls.mu.Lock()
+	ls.closed = true
+	for l := range ls.open {
+		l.fail(errClosed)
+	}
+	ls.mu.Unlock()
+	ls.wg.Wait()
+	return nil
+}
