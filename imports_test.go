@@ -37,6 +37,7 @@ var allowed = []struct {
 	{"policy", []string{"tunnel"}},
 	{"route", []string{"tunnel", "policy"}},
 	{"ingress", []string{"tunnel", "policy", "internal/..."}},
+	{"forward/tcpws", []string{"internal/..."}},
 	{"forward", []string{"tunnel", "auth", "internal/..."}},
 	{"agent", []string{"tunnel", "dialect", "dialect/...", "forward", "internal/..."}},
 	{"cluster", []string{"tunnel", "route", "session", "internal/..."}},

@@ -35,7 +35,7 @@ func main() {
 		terminal: terminalOf(os.Stdout),
 	}
 	ctx, stop := p.untilSignal()
-	code := p.run(ctx, os.Args[1:])
+	code := p.runAs(ctx, os.Args[0], os.Args[1:])
 	stop()
 	os.Exit(code)
 }
@@ -52,6 +52,15 @@ type program struct {
 	terminal *os.File // out, if it is one that a screen can be shown on
 	shown    atomic.Pointer[screen.Screen]
 	hangups  hangups
+}
+
+// runAs is run for a program that was called by name, which may be that of a
+// program that adit stands in for.
+func (p *program) runAs(ctx context.Context, name string, args []string) int {
+	if d, args, ok := dropInFor(name, args); ok {
+		return d.run(p, ctx, args)
+	}
+	return p.run(ctx, args)
 }
 
 // run runs the command that args name, until it is done or ctx ends, and
@@ -93,6 +102,7 @@ func (p *program) rootCommand() *cobra.Command {
 		p.serverCommand(), p.agentCommand(),
 		p.tokenCommand(), p.demoCommand(), p.statusCommand(), p.serviceCommand(), p.versionCommand(),
 	)
+	root.AddCommand(dropInCommands()...)
 	for _, k := range tunnelKinds {
 		root.AddCommand(p.tunnelCommand(k))
 	}

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// A dropIn is a program that adit stands in for: with that program's arguments,
+// environment, output and exit codes, and none of adit's own.
+type dropIn struct {
+	name  string // of the command, and of a link to adit that is called instead
+	short string
+	run   func(p *program, ctx context.Context, args []string) (code int)
+}
+
+// dropIns is a function, since a program's help names the others.
+func dropIns() []dropIn {
+	return []dropIn{
+		{"tcp-over-websocket", "Stand in for tcp-over-websocket", (*program).tcpOverWebsocket},
+	}
+}
+
+// dropInFor returns the program that args ask for, and its arguments: name is
+// what adit was called by.
+func dropInFor(name string, args []string) (dropIn, []string, bool) {
+	name = strings.TrimSuffix(filepath.Base(name), ".exe")
+	for _, d := range dropIns() {
+		switch {
+		case name == d.name:
+			return d, args, true
+		case len(args) > 0 && args[0] == d.name:
+			return d, args[1:], true
+		}
+	}
+	return dropIn{}, nil, false
+}
+
+// dropInCommands are for the list of commands; run has sent what is for them
+// elsewhere before they are asked.
+func dropInCommands() (commands []*cobra.Command) {
+	for _, d := range dropIns() {
+		commands = append(commands, &cobra.Command{
+			Use:                d.name,
+			Short:              d.short,
+			DisableFlagParsing: true,
+			Run:                func(*cobra.Command, []string) {},
+		})
+	}
+	return commands
+}
