@@ -12,8 +12,9 @@ import (
 
 // An inState is where the way from ws to tcp stands.
 type inState struct {
-	l    *link
-	wait *readable.Waiter // nil if ws cannot be waited for
+	l     *link
+	wait  *readable.Waiter // nil if ws cannot be waited for
+	fills fill
 
 	size int     // class of buf
 	buf  *[]byte // nil while nothing is there
@@ -253,7 +254,7 @@ func (s *inState) takeData(h wsframe.Header) error {
 // false if that cannot be done now.
 func (s *inState) spliceIn(left int64) (n int64, ok bool, err error) {
 	s.release()
-	n, ok, err = s.l.spliceIn(s.wait, left)
+	n, ok, err = s.l.spliceIn(&s.fills, left)
 	s.l.received.Add(n)
 	if werr := (*writeError)(nil); errors.As(err, &werr) {
 		s.stopDelivery()

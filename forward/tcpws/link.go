@@ -1,6 +1,7 @@
 package tcpws
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -51,17 +52,14 @@ type link struct {
 	outEnded bool       // tcp has come to its end, and the other side knows
 	inEnded  bool       // the other side's has
 	pong     []byte     // payload of the pong that waits for the writer
-	hasPong  bool
+	hasPong  atomic.Bool
 
-	alive    *time.Timer  // of keepAlive; nil unless client
-	lastSend atomic.Int64 // of a frame, as sinceStart
+	alive  *time.Timer   // of keepAlive; nil unless client
+	frames atomic.Uint64 // sent
+	quiet  uint64        // frames at the last look of keepAlive; its own
 
 	sent, received atomic.Int64 // payload bytes to ws and from it
 }
-
-var start = time.Now()
-
-func sinceStart() time.Duration { return time.Since(start) }
 
 // run moves both directions until they have ended, and closes both conns. Its
 // error is nil if both came to their end.
@@ -70,9 +68,8 @@ func (l *link) run() error {
 	tune(l.tcp)
 	l.wsRaw, _ = readable.Of(l.ws)
 	l.tcpRaw, _ = readable.Of(l.tcp)
-	l.lastSend.Store(int64(sinceStart()))
 	if l.client {
-		l.alive = time.AfterFunc(keepaliveEvery, l.keepAlive)
+		l.alive = time.AfterFunc(keepaliveEvery/2, l.keepAlive)
 	}
 	outDone := make(chan struct{})
 	go func() {
@@ -120,23 +117,22 @@ func abort(c net.Conn) {
 	c.Close()
 }
 
-// keepAlive sends an empty message whenever nothing was sent for a while, as the
-// original does, so that nothing between takes the connection for dead.
+// keepAlive looks twice in keepaliveEvery, and sends an empty message if nothing
+// was sent since it looked last, so that nothing between takes the connection
+// for dead.
 func (l *link) keepAlive() {
-	wait := keepaliveEvery - (sinceStart() - time.Duration(l.lastSend.Load()))
-	if wait <= 0 {
-		wait = keepaliveEvery
-		if l.wmu.TryLock() { // otherwise something is being sent right now
-			if !l.shut {
-				l.writeLocked(wsframe.Binary, nil)
-			}
-			l.wmu.Unlock()
+	if n := l.frames.Load(); n != l.quiet {
+		l.quiet = n
+	} else if l.wmu.TryLock() { // otherwise something is being sent right now
+		if !l.shut {
+			l.writeLocked(wsframe.Binary, nil)
 		}
+		l.wmu.Unlock()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.alive != nil {
-		l.alive.Reset(wait)
+		l.alive.Reset(keepaliveEvery / 2)
 	}
 }
 
@@ -156,7 +152,7 @@ func (l *link) writeLocked(op byte, payload []byte) error {
 	n := len(frame)
 	frame = frame[:n+len(payload)]
 	wsframe.Mask(frame[n:], payload, key)
-	l.lastSend.Store(int64(sinceStart()))
+	l.frames.Add(1)
 	_, err := l.ws.Write(frame)
 	return err
 }
@@ -186,8 +182,8 @@ func (l *link) close(payload []byte) error {
 func (l *link) answerPing(payload []byte) {
 	l.mu.Lock()
 	l.pong = append(l.pong[:0], payload...)
-	l.hasPong = true
 	l.mu.Unlock()
+	l.hasPong.Store(true)
 	if l.wmu.TryLock() {
 		l.unlockWrite()
 	}
@@ -196,28 +192,17 @@ func (l *link) answerPing(payload []byte) {
 // unlockWrite releases wmu, after a pong that waits for it.
 func (l *link) unlockWrite() error {
 	for {
-		l.mu.Lock()
-		var payload []byte
-		due := l.hasPong
-		if due {
-			l.hasPong = false
-			payload = append(payload, l.pong...)
-		}
-		l.mu.Unlock()
 		var err error
-		if due && !l.shut {
+		if l.hasPong.CompareAndSwap(true, false) && !l.shut {
+			l.mu.Lock()
+			payload := bytes.Clone(l.pong)
+			l.mu.Unlock()
 			err = l.writeLocked(wsframe.Pong, payload)
 		}
 		l.wmu.Unlock()
-		if err != nil {
-			return err
-		}
 		// One more may have come between the look and the unlock.
-		l.mu.Lock()
-		again := l.hasPong
-		l.mu.Unlock()
-		if !again || !l.wmu.TryLock() {
-			return nil
+		if err != nil || !l.hasPong.Load() || !l.wmu.TryLock() {
+			return err
 		}
 	}
 }
@@ -341,14 +326,10 @@ func (l *link) copyOut() error {
 	wait := waiterFor(l.tcpRaw)
 	size := 0
 	moved := 0 // in one go
+	var f fill
 	for {
-		if wait != nil {
-			if err := wait.Wait(); err != nil {
-				return &readError{err}
-			}
-		}
 		if moved >= spliceFrom && l.canSpliceOut() {
-			n, ok, err := l.spliceOut()
+			n, ok, err := l.spliceOut(&f)
 			if err != nil {
 				return err
 			}
@@ -357,6 +338,11 @@ func (l *link) copyOut() error {
 					moved = 0
 				}
 				continue
+			}
+		}
+		if wait != nil {
+			if err := wait.Wait(); err != nil {
+				return &readError{err}
 			}
 		}
 		n, err := l.copyOutOnce(size)
@@ -410,7 +396,7 @@ func (l *link) writeData(b []byte, n int) error {
 	head := wsframe.Append(l.head[:0], wsframe.Binary, n, l.client, key)
 	at := wsframe.MaxHeader - len(head)
 	copy(b[at:], head)
-	l.lastSend.Store(int64(sinceStart()))
+	l.frames.Add(1)
 	_, err := l.ws.Write(b[at : wsframe.MaxHeader+n])
 	l.sent.Add(int64(n))
 	if perr := l.unlockWrite(); err == nil {

@@ -7,7 +7,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"adit/internal/readable"
 	"adit/internal/wsframe"
 )
 
@@ -75,22 +74,44 @@ func (l *link) canSpliceOut() bool {
 
 func (l *link) canSpliceIn() bool { return l.wsRaw != nil && l.tcpRaw != nil }
 
-// read moves what is there of up to most bytes from a socket to the empty pipe.
-// The error is EAGAIN if nothing is there.
-func (p *pipe) read(from syscall.RawConn, most int64) (n int, err error) {
-	rerr := from.Read(func(fd uintptr) bool {
-		n, err = splice(int(fd), p.w, int(min(most, int64(p.size))))
+// A fill moves bytes from a socket to an empty pipe, which it borrows only when
+// they are there.
+type fill struct {
+	most int64 // bytes
+	pipe *pipe // nil if none was to be had
+	n    int
+	err  error
+	try  func(fd uintptr) bool // f.once, allocated once
+}
+
+// once is for RawConn.Read: false waits for the socket.
+func (f *fill) once(fd uintptr) bool {
+	if f.pipe = getPipe(); f.pipe == nil {
 		return true
-	})
-	switch {
-	case rerr != nil:
-		return 0, rerr
-	case err != nil:
-		return 0, err
-	case n == 0:
-		return 0, io.EOF
 	}
-	return n, nil
+	f.n, f.err = splice(int(fd), f.pipe.w, int(min(f.most, int64(f.pipe.size))))
+	if f.err == nil && f.n > 0 {
+		return true
+	}
+	f.pipe.put()
+	f.pipe = nil
+	if f.err == nil {
+		f.err = io.EOF
+	}
+	return f.err != unix.EAGAIN
+}
+
+// from waits for bytes of a socket and moves up to most of them. If both pipe
+// and err are nil afterwards there was no pipe to be had.
+func (f *fill) from(socket syscall.RawConn, most int64) error {
+	if f.try == nil {
+		f.try = f.once
+	}
+	f.most, f.pipe, f.n, f.err = most, nil, 0, nil
+	if err := socket.Read(f.try); err != nil {
+		return err
+	}
+	return f.err
 }
 
 // write moves all n bytes that are in the pipe to a socket.
@@ -142,24 +163,17 @@ func sendMore(to syscall.RawConn, b []byte) (err error) {
 	return err
 }
 
-// spliceOut sends what is there of tcp as one message. It reports false if there
-// is no pipe to be had. Its errors are those of copyOut.
-func (l *link) spliceOut() (n int, ok bool, err error) {
-	p := getPipe()
+// spliceOut waits for bytes of tcp and sends what is there as one message. It
+// reports false if there is no pipe to be had. Its errors are those of copyOut.
+func (l *link) spliceOut(f *fill) (n int, ok bool, err error) {
+	if err := f.from(l.tcpRaw, pipeSize); err == io.EOF {
+		return 0, true, err
+	} else if err != nil {
+		return 0, true, &readError{err}
+	}
+	p, n := f.pipe, f.n
 	if p == nil {
 		return 0, false, nil
-	}
-	n, err = p.read(l.tcpRaw, int64(p.size))
-	switch {
-	case err == unix.EAGAIN: // woken for nothing
-		p.put()
-		return 0, true, nil
-	case err != nil:
-		p.put()
-		if err != io.EOF {
-			err = &readError{err}
-		}
-		return 0, true, err
 	}
 	l.wmu.Lock()
 	if l.shut {
@@ -167,46 +181,34 @@ func (l *link) spliceOut() (n int, ok bool, err error) {
 		p.close()
 		return 0, true, errShut
 	}
+	l.frames.Add(1)
 	err = sendMore(l.wsRaw, wsframe.Append(l.head[:0], wsframe.Binary, n, l.client, 0))
 	if err == nil {
 		err = p.write(l.wsRaw, n)
 	}
-	l.lastSend.Store(int64(sinceStart()))
-	l.sent.Add(int64(n))
-	if perr := l.unlockWrite(); err == nil && perr != nil {
-		p.put()
-		return n, true, perr
-	}
 	if err != nil {
+		l.wmu.Unlock()
 		p.close()
 		return n, true, err
 	}
 	p.put()
-	return n, true, nil
+	l.sent.Add(int64(n))
+	return n, true, l.unlockWrite()
 }
 
-// spliceIn moves up to left bytes from ws to tcp. Its errors are a *writeError
-// if tcp takes no more, and those of ws otherwise.
-func (l *link) spliceIn(wait *readable.Waiter, left int64) (n int64, ok bool, err error) {
+// spliceIn moves left bytes from ws to tcp, or less if there are no pipes. Its
+// errors are a *writeError if tcp takes no more, and those of ws otherwise.
+func (l *link) spliceIn(f *fill, left int64) (n int64, ok bool, err error) {
 	for n < left {
-		if err := wait.Wait(); err != nil {
+		if err := f.from(l.wsRaw, left-n); err != nil {
 			return n, true, err
 		}
-		p := getPipe()
+		p := f.pipe
 		if p == nil {
 			return n, n > 0, nil
 		}
-		m, err := p.read(l.wsRaw, left-n)
-		switch {
-		case err == unix.EAGAIN:
-			p.put()
-			continue
-		case err != nil:
-			p.put()
-			return n, true, err
-		}
-		n += int64(m)
-		if err := p.write(l.tcpRaw, m); err != nil {
+		n += int64(f.n)
+		if err := p.write(l.tcpRaw, f.n); err != nil {
 			p.close()
 			return n, true, &writeError{err}
 		}
