@@ -47,11 +47,11 @@ var allowed = []struct {
 		"route", "policy", "ingress", "forward", "cluster", "admin",
 	}},
 	{"metrics", []string{"tunnel", "session", "ingress", "agent", "server"}},
-	{"adit", []string{"tunnel", "internal/...", "auth", "dialect", "dialect/...", "forward", "agent"}},
+	{"adit", []string{"tunnel", "internal/...", "auth", "dialect", "dialect/...", "policy", "forward", "agent"}},
 	{"packaging/...", nil},
 	{"adittest", []string{"tunnel", "internal/...", "auth", "dialect", "dialect/...", "ingress", "server", "adit"}},
 	{"cmd/adit", []string{anything, "config"}},
-	{"examples/...", []string{"adit", "server", "auth", "dialect", "dialect/..."}},
+	{"examples/...", []string{"adit", "server", "auth", "policy", "dialect", "dialect/..."}},
 	{"e2e", []string{anything}},
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"adit/agent"
+	"adit/dialect"
 	"adit/tunnel"
 )
 
@@ -122,7 +123,12 @@ func (l *link) agentOptions(up *agent.Upstream) agent.Options {
 			Port:      uint16(o.port),
 			Hostnames: o.hostnames,
 			HTTP2:     o.http2,
+			Policy:    o.encoded,
 			Upstream:  up,
+
+			// Accept shows who the visitor is; an upstream is told in
+			// headers.
+			PerVisitor: o.kind == dialect.HTTP && o.listening,
 		}},
 		Instance:    instance,
 		TLS:         o.tls,

@@ -36,6 +36,7 @@ func Listen(ctx context.Context, opts ...Option) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.listening = true
 	ln := agent.NewListener(o.id, o.backlog)
 	l, err := start(ctx, o, ln.Upstream(), ln.Close)
 	if err != nil {

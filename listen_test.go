@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"adit"
 	"adit/adittest"
+	"adit/policy"
 )
 
 func TestListenHTTP(t *testing.T) {
@@ -54,6 +56,59 @@ func TestListenHTTP(t *testing.T) {
 	}
 	if err := l.Close(); err != nil {
 		t.Errorf("second Close: %v", err)
+	}
+}
+
+// A handler of net/http sees who its visitors are, though they come in turn.
+func TestHTTPRemoteAddr(t *testing.T) {
+	t.Parallel()
+	srv := adittest.NewServer(t)
+	l := srv.Listen(t, adit.WithID("web"))
+	serve(t, l, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RemoteAddr) })
+	for range 3 {
+		var local string
+		tr := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := new(net.Dialer).DialContext(ctx, network, addr)
+			if err == nil {
+				local = c.LocalAddr().String()
+			}
+			return c, err
+		}}
+		defer tr.CloseIdleConnections()
+		for range 2 {
+			resp, err := (&http.Client{Transport: tr, Timeout: patience}).Get(l.URL())
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if err != nil || string(b) != local {
+				t.Errorf("RemoteAddr: %q, %v; want the visitor's, %s", b, err, local)
+			}
+		}
+	}
+}
+
+// A policy keeps visitors out.
+func TestListenPolicy(t *testing.T) {
+	t.Parallel()
+	srv := adittest.NewServer(t)
+	login, err := policy.NewLogin("ann", "a good password")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := srv.Listen(t, adit.WithID("web"), adit.WithPolicy(policy.Policy{BasicAuth: []policy.Login{login}}))
+	serve(t, l, hello)
+	if status, code, _ := get(t, srv, l.URL()); status != 401 || code != "login-required" {
+		t.Errorf("without a login: %d %s, want 401 login-required", status, code)
+	}
+	u, err := url.Parse(l.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword("ann", "a good password")
+	if status, _, _ := get(t, srv, u.String()); status != 200 {
+		t.Errorf("with the login: %d, want 200", status)
 	}
 }
 

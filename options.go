@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"adit/dialect"
+	"adit/policy"
 	"adit/tunnel"
 )
 
@@ -39,6 +40,9 @@ type options struct {
 	hostnames []string
 	http2     bool
 	backlog   int
+	listening bool           // for Listen
+	policy    *policy.Policy // nil lets everybody in
+	encoded   []byte         // policy, as it is sent
 	tls       *tls.Config
 	dial      func(ctx context.Context, network, addr string) (net.Conn, error)
 	log       *slog.Logger
@@ -121,6 +125,13 @@ func WithHostname(hostnames ...string) Option {
 // with it, whatever visitors speak.
 func WithHTTP2() Option {
 	return func(o *options) { o.http2 = true }
+}
+
+// WithPolicy lets the server decide, by these rules, which visitors may enter.
+// A server that does not know one of them refuses the name. It holds hashes and
+// keys, which the server gets to know.
+func WithPolicy(p policy.Policy) Option {
+	return func(o *options) { o.policy = &p }
 }
 
 // WithBacklog bounds how many visitors wait for Accept; 0 means 1024. One more
@@ -232,6 +243,18 @@ func (o *options) check() error {
 	}
 	if o.kind != dialect.HTTP && o.http2 {
 		bad("WithHTTP2: it is for HTTP, and not allowed with %s", o.chosen[0])
+	}
+	if o.policy != nil {
+		err := o.policy.CheckHTTP()
+		if o.kind != dialect.HTTP {
+			err = o.policy.CheckTCP()
+		}
+		if err == nil {
+			o.encoded, err = o.policy.Encode()
+		}
+		if err != nil {
+			bad("WithPolicy: %w", err)
+		}
 	}
 	if o.backlog < 0 {
 		bad("WithBacklog: %d: 0 or more is allowed", o.backlog)

@@ -7,6 +7,7 @@ import (
 
 	"adit"
 	"adit/adittest"
+	"adit/policy"
 )
 
 func TestWrongOptions(t *testing.T) {
@@ -30,6 +31,8 @@ func TestWrongOptions(t *testing.T) {
 		{"hostname of a port", adit.Options(adit.WithTCP(0), adit.WithHostname("a.example.com")), []string{"WithHostname"}},
 		{"hostname", adit.WithHostname("a_b.example.com"), []string{"WithHostname", `"a_b.example.com"`}},
 		{"HTTP/2 of a port", adit.Options(adit.WithTCP(0), adit.WithHTTP2()), []string{"WithHTTP2", "WithTCP"}},
+		{"policy without anybody", adit.WithPolicy(policy.Policy{BasicAuth: []policy.Login{}}), []string{"WithPolicy", "basic_auth"}},
+		{"policy of a port", adit.Options(adit.WithTCP(0), adit.WithPolicy(policy.Policy{MaxBody: 1})), []string{"WithPolicy", "max_body"}},
 		{"backlog", adit.WithBacklog(-1), []string{"WithBacklog", "-1"}},
 		{"several", adit.Options(adit.WithID("-"), adit.WithTCP(-1), adit.WithBacklog(-1)), []string{"WithID", "WithTCP", "WithBacklog"}},
 	} {

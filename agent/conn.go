@@ -28,8 +28,9 @@ var (
 )
 
 // RemoteAddr returns the visitor's address, a *net.TCPAddr. It is 0.0.0.0:0 if
-// the server does not say: streams for HTTP requests may carry those of several
-// visitors, who are then in X-Forwarded-For.
+// the server does not say: it may not know, and without Tunnel.PerVisitor a
+// stream for HTTP may carry the requests of several visitors, who are then in
+// X-Forwarded-For. The port is 0 if a proxy before the server has not said it.
 func (c *Conn) RemoteAddr() net.Addr {
 	if a := c.in.Info().Visitor; a.IsValid() {
 		return net.TCPAddrFromAddrPort(a)

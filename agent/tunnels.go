@@ -25,20 +25,22 @@ type Tunnel struct {
 	Upstream *Upstream
 
 	// As in dialect.Binding.
-	Hostnames []string
-	HTTP2     bool
-	Policy    []byte
+	Hostnames  []string
+	HTTP2      bool
+	PerVisitor bool
+	Policy     []byte
 }
 
 // binding is what t asks of the server, but for its key and service.
 func (t Tunnel) binding() dialect.Binding {
 	return dialect.Binding{
-		Kind:      t.Kind,
-		ID:        t.ID,
-		Port:      t.Port,
-		Hostnames: t.Hostnames,
-		HTTP2:     t.HTTP2,
-		Policy:    t.Policy,
+		Kind:       t.Kind,
+		ID:         t.ID,
+		Port:       t.Port,
+		Hostnames:  t.Hostnames,
+		HTTP2:      t.HTTP2,
+		PerVisitor: t.PerVisitor,
+		Policy:     t.Policy,
 	}
 }
 

@@ -100,6 +100,11 @@ type Binding struct {
 	// 9113, section 3.3); otherwise it speaks HTTP/1.1. For HTTP.
 	HTTP2 bool
 
+	// PerVisitor says that no stream is to carry the requests of two
+	// visitors, so that each has its visitor's address. For HTTP; streams of
+	// other kinds never do.
+	PerVisitor bool
+
 	// Policy is who may enter, as package policy encodes it; empty is
 	// everybody. A server that does not understand it refuses the binding;
 	// see also Bound.Policy.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"time"
 
 	"adit/internal/http1"
@@ -15,19 +16,27 @@ import (
 const lateAnswer = time.Second
 
 // open returns a stream for the request: an idle one or a new one.
-func (v *visitor) open(t tunnel.Tunnel) (*stream, error) {
+func (v *visitor) open(to Target) (*stream, error) {
 	ex := v.ex
+	t := to.Tunnel
 	key := streamKey{t, ex.service}
 	pool := v.h.streams.pool(key, true)
 	if pool == nil {
 		return nil, errDraining
 	}
 	info := tunnel.StreamInfo{Service: ex.service, Protocol: "http"}
-	if ex.req.Upgrade != nil {
+	var owner netip.AddrPort
+	if to.PerVisitor || ex.req.Upgrade != nil {
 		// Other streams serve one visitor after another, this one will not.
-		info.Visitor, info.Local, info.Host = v.peer, addrPort(v.conn.LocalAddr()), v.name.key
-	} else if s := pool.get(v.h.now(), ex.bodyLeft != 0 || !idempotent(ex.req.Method)); s != nil {
-		return s, nil
+		info.Visitor, info.Local, info.Host = v.visitorAddrPort(), addrPort(v.conn.LocalAddr()), v.name.key
+		if to.PerVisitor {
+			owner = info.Visitor
+		}
+	}
+	if ex.req.Upgrade == nil {
+		if s := pool.get(owner, v.h.now(), ex.bodyLeft != 0 || !idempotent(ex.req.Method)); s != nil {
+			return s, nil
+		}
 	}
 	v.h.counters.streams.opened.Add(1)
 	// With all of the request at hand, a refusal can come late. Otherwise the
@@ -37,7 +46,7 @@ func (v *visitor) open(t tunnel.Tunnel) (*stream, error) {
 		if err != nil {
 			return nil, fmt.Errorf("open stream: %w", err)
 		}
-		return &stream{conn: conn, pool: pool}, nil
+		return &stream{conn: conn, pool: pool, owner: owner}, nil
 	}
 	ctx, cancel := context.WithTimeout(v.ctx, v.h.opts.OpenTimeout)
 	defer cancel()
@@ -45,7 +54,7 @@ func (v *visitor) open(t tunnel.Tunnel) (*stream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open stream: %w", err)
 	}
-	return &stream{conn: conn, pool: pool}, nil
+	return &stream{conn: conn, pool: pool, owner: owner}, nil
 }
 
 // attempt sends the request on s and relays the response. An error means that

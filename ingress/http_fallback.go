@@ -173,7 +173,7 @@ func (f *fallback) route(r *http.Request, to *routed) (err error) {
 func (f *fallback) rewrite(pr *httputil.ProxyRequest) {
 	to := routedOf(pr.In)
 	out := pr.Out
-	out.URL.Scheme, out.URL.Host = "http", "upstream"
+	out.URL.Scheme, out.URL.Host = "http", upstreamHost
 	out.URL.Path = strings.TrimPrefix(out.URL.Path, to.prefix)
 	out.URL.RawPath = strings.TrimPrefix(out.URL.RawPath, to.prefix)
 	out.URL.RawQuery = pr.In.URL.RawQuery // with what ReverseProxy cannot parse

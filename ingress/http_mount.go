@@ -90,6 +90,7 @@ func (h *HTTP) enter(m *mounted) *problem {
 	case h.closed || h.draining.Load():
 		return probShuttingDown
 	case h.count >= h.opts.MaxVisitors:
+		h.counters.turnedAway.Add(1)
 		return probVisitors
 	}
 	h.mounts[m] = struct{}{}

@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,8 +20,9 @@ type quiescent interface{ Quiet() bool }
 type stream struct {
 	conn   net.Conn
 	pool   *streamPool
-	since  time.Duration // when it became idle, in HTTP.now's time
-	reused bool          // it has carried a request before
+	owner  netip.AddrPort // the only visitor whose requests it carries; zero if it may carry any
+	since  time.Duration  // when it became idle, in HTTP.now's time
+	reused bool           // it has carried a request before
 	ended  atomic.Bool
 }
 
@@ -126,7 +128,7 @@ func (p *streamPools) idle() (n int) {
 	defer p.mu.RUnlock()
 	for _, sp := range p.pools {
 		sp.mu.Lock()
-		n += len(sp.idle)
+		n += len(sp.idle) + len(sp.owned)
 		sp.mu.Unlock()
 	}
 	return n
@@ -147,9 +149,10 @@ type streamPool struct {
 	max  int
 	done <-chan struct{} // of the tunnel
 
-	mu     sync.Mutex // guards the fields below
-	idle   []*stream  // by age, the oldest first
-	away   bool       // the tunnel is not available
+	mu     sync.Mutex                 // guards the fields below
+	idle   []*stream                  // by age, the oldest first
+	owned  map[netip.AddrPort]*stream // idle ones of one visitor each
+	away   bool                       // the tunnel is not available
 	closed bool
 }
 
@@ -160,6 +163,10 @@ func (sp *streamPool) look(a tunnel.Availability) {
 	var idle []*stream
 	if sp.away = !a.Available(); sp.away {
 		idle, sp.idle = sp.idle, nil
+		for _, s := range sp.owned {
+			idle = append(idle, s)
+		}
+		sp.owned = nil
 	}
 	sp.mu.Unlock()
 	for _, s := range idle {
@@ -167,8 +174,17 @@ func (sp *streamPool) look(a tunnel.Availability) {
 	}
 }
 
-// get returns an idle stream that can carry a request, or nil.
-func (sp *streamPool) get(now time.Duration, sure bool) *stream {
+// get returns an idle stream that can carry a request, or nil. If owner is not
+// zero it is that visitor's own.
+func (sp *streamPool) get(owner netip.AddrPort, now time.Duration, sure bool) *stream {
+	if owner.IsValid() {
+		s := sp.take(owner)
+		if s != nil && !s.usable(now, sure) {
+			s.close()
+			return nil
+		}
+		return s
+	}
 	for {
 		sp.mu.Lock()
 		n := len(sp.idle)
@@ -191,16 +207,32 @@ func (sp *streamPool) get(now time.Duration, sure bool) *stream {
 	}
 }
 
+// take returns the idle stream of a visitor, which it then has no more, or nil.
+func (sp *streamPool) take(owner netip.AddrPort) *stream {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	s := sp.owned[owner]
+	delete(sp.owned, owner)
+	return s
+}
+
 // put keeps s for another request, or closes it.
 func (sp *streamPool) put(s *stream, now time.Duration) {
 	s.since, s.reused = now, true
 	sp.mu.Lock()
-	if sp.closed || sp.away || len(sp.idle) >= sp.max || ended(sp.done) {
+	if sp.closed || sp.away || len(sp.idle)+len(sp.owned) >= sp.max || sp.owned[s.owner] != nil || ended(sp.done) {
 		sp.mu.Unlock()
 		s.close()
 		return
 	}
-	sp.idle = append(sp.idle, s)
+	if s.owner.IsValid() {
+		if sp.owned == nil {
+			sp.owned = make(map[netip.AddrPort]*stream)
+		}
+		sp.owned[s.owner] = s
+	} else {
+		sp.idle = append(sp.idle, s)
+	}
 	sp.mu.Unlock()
 }
 
@@ -215,6 +247,12 @@ func (sp *streamPool) closeOlder(now, limit time.Duration) {
 	rest := copy(sp.idle, sp.idle[n:])
 	clear(sp.idle[rest:])
 	sp.idle = sp.idle[:rest]
+	for owner, s := range sp.owned {
+		if now-s.since > limit {
+			old = append(old, s)
+			delete(sp.owned, owner)
+		}
+	}
 	sp.mu.Unlock()
 	for _, s := range old {
 		s.close()

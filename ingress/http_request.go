@@ -163,7 +163,7 @@ func (v *visitor) relay() end {
 		if try > 1 {
 			v.h.counters.retries.Add(1)
 		}
-		s, err := v.open(t)
+		s, err := v.open(to)
 		delivered := err == nil
 		if err == nil {
 			var last end

@@ -467,7 +467,7 @@ func (b *body) finish() end {
 		return closeConn
 	}
 	if b.reuse && uploaded {
-		b.s.pool.put(b.s, v.h.now())
+		v.keep(b.s)
 	} else {
 		b.s.close()
 	}

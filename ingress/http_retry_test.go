@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -216,7 +217,7 @@ func TestPoolTakesNoDeadStream(t *testing.T) {
 			sp := &streamPool{max: 1, done: make(chan struct{})}
 			sp.put(&stream{conn: near, pool: sp}, 0)
 			tt.act(far)
-			if s := sp.get(0, true); (s != nil) != tt.want {
+			if s := sp.get(netip.AddrPort{}, 0, true); (s != nil) != tt.want {
 				t.Errorf("get = %v, want one: %v", s, tt.want)
 			}
 		})
@@ -239,10 +240,10 @@ func TestPoolBounds(t *testing.T) {
 	if !three.ended.Load() || one.ended.Load() || two.ended.Load() {
 		t.Error("the third of two idle streams is kept")
 	}
-	if s := sp.get(2*unsureLimit, true); s != nil {
+	if s := sp.get(netip.AddrPort{}, 2*unsureLimit, true); s != nil {
 		t.Error("a stream that idled for long serves a request that cannot be repeated")
 	}
-	if s := sp.get(2*unsureLimit, false); s != two {
+	if s := sp.get(netip.AddrPort{}, 2*unsureLimit, false); s != two {
 		t.Errorf("got %p, want the one used last, %p", s, two)
 	}
 	sp.closeOlder(2*idleLimit, idleLimit)

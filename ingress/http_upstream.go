@@ -131,6 +131,10 @@ func (f *fallback) send(to Target, r *http.Request) (*http.Response, error) {
 	if rt, ok := to.Tunnel.(http.RoundTripper); ok {
 		return rt.RoundTrip(r)
 	}
+	r.URL.Host = upstreamHost
+	if to.PerVisitor {
+		r.URL.Host = hostFor(f.visitorOf(routedOf(r).in))
+	}
 	resp, err := f.transport(transportKey{streamKey{to.Tunnel, to.Service}, to.HTTP2}).RoundTrip(r)
 	if err != nil && isNotHTTP(err) {
 		return nil, &badResponse{err}
@@ -179,11 +183,11 @@ func (f *fallback) watch(tun tunnel.Tunnel, t *http.Transport) {
 
 func (f *fallback) newTransport(key transportKey) *http.Transport {
 	t := &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, f.h.opts.OpenTimeout)
 			defer cancel()
 			f.h.counters.streams.opened.Add(1)
-			c, err := key.tunnel.OpenStream(ctx, tunnel.StreamInfo{Service: key.service, Protocol: "http"})
+			c, err := key.tunnel.OpenStream(ctx, tunnel.StreamInfo{Service: key.service, Protocol: "http", Visitor: visitorIn(addr)})
 			if err != nil {
 				return nil, &openError{err}
 			}
@@ -191,6 +195,7 @@ func (f *fallback) newTransport(key transportKey) *http.Transport {
 		},
 		Protocols:              new(http.Protocols),
 		DisableCompression:     true, // bodies pass unchanged
+		MaxIdleConns:           f.h.opts.MaxIdleStreams,
 		MaxIdleConnsPerHost:    f.h.opts.MaxIdleStreams,
 		IdleConnTimeout:        idleLimit,
 		ResponseHeaderTimeout:  f.h.opts.ResponseTimeout,

@@ -46,6 +46,8 @@ type visitor struct {
 	name    hostName
 	pathKey string // "/" and the ID
 
+	owns *streamPool // where a stream may idle for this conn alone; nil if there is none
+
 	ex *exchange // nil between requests
 }
 
@@ -121,6 +123,7 @@ func (v *visitor) serve() {
 			v.conn.Close()
 		}
 		v.releaseExchange()
+		v.dropOwned()
 		v.h.forget(v, last == gaveConn)
 	}()
 	if v.ctx.Err() != nil {

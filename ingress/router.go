@@ -20,6 +20,11 @@ type Target struct {
 	// 9113, section 3.3).
 	HTTP2 bool
 
+	// PerVisitor says that no stream may carry the requests of two visitors.
+	// Each then has the address of its visitor; others have none, unless they
+	// are upgraded.
+	PerVisitor bool
+
 	// Policy decides whether the visitor may go there; nil lets everybody.
 	// The ingress asks it before it opens a stream, and asks that of each
 	// other target that it tries.

@@ -84,7 +84,8 @@ type Entry struct {
 	// either for such upstreams or for others.
 	TLS bool
 
-	HTTP2 bool // the upstream speaks HTTP/2 from the first byte
+	HTTP2      bool // the upstream speaks HTTP/2 from the first byte
+	PerVisitor bool // no stream may carry the requests of two visitors
 
 	// Policy decides which visitors may enter here; nil lets everybody. The
 	// table hands it out with the tunnel that it goes with.

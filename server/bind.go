@@ -200,7 +200,7 @@ func (b *binder) check(bd dialect.Binding, id *auth.Identity) error {
 // bind makes the tunnel reachable. release takes that back.
 func (b *binder) bind(bd dialect.Binding, id *auth.Identity) (bound dialect.Bound, release func(), err error) {
 	s := b.server
-	e := route.Entry{ID: bd.ID, Service: bd.Service, Tunnel: b.tunnel, Owner: id.Subject, Hostnames: bd.Hostnames, HTTP2: bd.HTTP2}
+	e := route.Entry{ID: bd.ID, Service: bd.Service, Tunnel: b.tunnel, Owner: id.Subject, Hostnames: bd.Hostnames, HTTP2: bd.HTTP2, PerVisitor: bd.PerVisitor}
 	if i, ok := b.tunnel.(tunnel.Instancer); ok {
 		e.Instance = i.Instance()
 	}

@@ -90,6 +90,7 @@ const (
 	bindHost    = 6 // may stand more than once
 	bindHTTP2   = 7
 	bindPolicy  = 8
+	bindVisitor = 9
 
 	boundURL    = 1
 	boundPort   = 2
@@ -119,6 +120,9 @@ func appendBinding(b []byte, bd dialect.Binding) []byte {
 	if len(bd.Policy) > 0 {
 		b = session.AppendField(b, bindPolicy, bd.Policy)
 	}
+	if bd.PerVisitor {
+		b = session.AppendUintField(b, bindVisitor, 1)
+	}
 	return b
 }
 
@@ -146,6 +150,10 @@ func parseBinding(b []byte) (bd dialect.Binding, err error) {
 			bd.HTTP2 = n != 0
 		case bindPolicy:
 			bd.Policy = bytes.Clone(v)
+		case bindVisitor:
+			var n uint64
+			n, err = session.UintField(v)
+			bd.PerVisitor = n != 0
 		}
 		return err
 	})

@@ -79,7 +79,7 @@ func TestBindingRoundTrip(t *testing.T) {
 		{Key: "0", Kind: dialect.HTTP, ID: "web"},
 		{Key: "k", Kind: dialect.TCP, ID: "db", Service: "postgres", Port: 65535},
 		{Key: "k", Kind: dialect.TLS, ID: "db", Hostnames: []string{"a.example.com", "b.example.com"}},
-		{Key: "k", Kind: dialect.HTTP, ID: "rpc", HTTP2: true, Policy: []byte(`{"allow_ip":["192.0.2.0/24"]}`)},
+		{Key: "k", Kind: dialect.HTTP, ID: "rpc", HTTP2: true, PerVisitor: true, Policy: []byte(`{"allow_ip":["192.0.2.0/24"]}`)},
 	} {
 		if got, err := parseBinding(appendBinding(nil, want)); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%+v, %v; want %+v", got, err, want)
