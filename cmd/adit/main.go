@@ -33,6 +33,8 @@ func main() {
 		person:   isTerminal(os.Stdout),
 		console:  isTerminal(os.Stderr),
 		terminal: terminalOf(os.Stdout),
+
+		serviceDirs: serviceReportDirs,
 	}
 	ctx, stop := p.untilSignal()
 	code := p.runAs(ctx, os.Args[0], os.Args[1:])
@@ -52,6 +54,8 @@ type program struct {
 	terminal *os.File // out, if it is one that a screen can be shown on
 	shown    atomic.Pointer[screen.Screen]
 	hangups  hangups
+
+	serviceDirs []string // where services of this machine have sockets for adit status
 }
 
 // runAs is run for a program that was called by name, which may be that of a

@@ -55,12 +55,12 @@ func (p *program) statusCommand() *cobra.Command {
 }
 
 // serviceReportDirs are where agents that are services of this machine have
-// their sockets; see packaging.
+// their sockets; see packaging/systemd.
 var serviceReportDirs = []string{"/run/adit", "/var/lib/adit/agents"}
 
 // agents shows the agents of this machine.
 func (f *statusFlags) agents() error {
-	reports, denied := readReports(append([]string{f.p.reportDir()}, serviceReportDirs...))
+	reports, denied := readReports(append([]string{f.p.reportDir()}, f.p.serviceDirs...))
 	if f.json {
 		if err := f.printJSON(map[string]any{"agents": reports}); err != nil {
 			return err

@@ -39,8 +39,8 @@ func (p *Painter) Paint(lines []Line, cols int) error {
 	up := 0
 	for _, l := range p.block {
 		// Terminals that break lines anew when they get narrower have broken
-		// the block like this. Others have cut it; with those some rows
-		// above it are lost.
+		// the block like this, and what they had to push out above stays
+		// there. Others have cut it; with those some rows above it are lost.
 		up += l.rows(cols)
 	}
 	if up > 0 {

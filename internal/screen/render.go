@@ -15,6 +15,9 @@ const (
 	minRows     = 4
 	maxRequests = 20
 	maxLogs     = 3
+
+	// keptForRequests are the rows that many tunnels leave to requests.
+	keptForRequests = 6
 )
 
 // Render returns the lines that show v on a terminal of that size. No line is
@@ -39,31 +42,30 @@ type renderer struct {
 func (r *renderer) render() []Line {
 	tunnels, state := r.tunnels(false), slices.Concat(r.state(), r.notes())
 	logs, end := r.logs(maxLogs), r.end()
-	room := func() int { // for requests, and the empty line before them
-		n := r.rows - 1
-		for _, section := range [][]Line{tunnels, state, logs, end} {
+	room := func(above int) int { // rows that are left below that many
+		n := r.rows - above - len(state) - 1
+		for _, section := range [][]Line{logs, end} {
 			if len(section) > 0 {
-				n -= r.height(section) + 1
+				n -= len(section) + 1
 			}
 		}
-		return n + 1
+		return n
 	}
-	if room() < 2 {
-		end = nil
+	wanted := min(len(r.v.Requests), keptForRequests)
+	if wanted > 0 {
+		wanted++ // an empty line
 	}
-	if room() < 2 {
-		logs = r.logs(1)
-	}
-	if room() < 0 {
+	if r.height(slices.Concat(tunnels...)) > room(wanted) {
 		tunnels = r.tunnels(true)
 	}
-	if over := -room(); over > 0 && len(tunnels) > 1 {
-		tunnels = r.shorten(tunnels, max(1, len(tunnels)-over))
+	if r.height(slices.Concat(tunnels...)) > room(wanted) {
+		end, logs = nil, r.logs(1)
 	}
-	requests := r.requests(min(max(room(), 0), maxRequests))
+	above := r.shorten(tunnels, max(1, room(wanted)))
+	requests := r.requests(min(max(room(r.height(above))-1, 0), maxRequests))
 
 	var lines []Line
-	for _, section := range [][]Line{tunnels, state, requests, logs, end} {
+	for _, section := range [][]Line{above, state, requests, logs, end} {
 		if len(section) == 0 {
 			continue
 		}
@@ -95,9 +97,9 @@ func (r *renderer) fit(w *writer, ro role, s string) *writer {
 	return w.add(ro, r.style.cut(r.style.clean(s), max(0, r.wide-w.width)))
 }
 
-// tunnels says where the public finds what. An address is never cut: it is
-// there to be clicked on, or copied.
-func (r *renderer) tunnels(few bool) (lines []Line) {
+// tunnels says where the public finds what, with few in one line each if
+// possible. An address is never cut: it is there to be clicked on, or copied.
+func (r *renderer) tunnels(few bool) (tunnels [][]Line) {
 	column := 0 // of the upstreams
 	for _, t := range r.v.Tunnels {
 		name := t.Name
@@ -112,6 +114,7 @@ func (r *renderer) tunnels(few bool) (lines []Line) {
 	}
 	beside := column+longest <= r.wide
 	for _, t := range r.v.Tunnels {
+		var lines []Line
 		w := r.new()
 		switch {
 		case len(t.URLs) > 0:
@@ -136,8 +139,9 @@ func (r *renderer) tunnels(few bool) (lines []Line) {
 				lines = append(lines, r.address(r.new().to(2).add(normal, u)))
 			}
 		}
+		tunnels = append(tunnels, lines)
 	}
-	return lines
+	return tunnels
 }
 
 func (r *renderer) address(w *writer) Line {
@@ -151,7 +155,7 @@ func (r *renderer) address(w *writer) Line {
 func (r *renderer) health(w *writer, t Tunnel) []Line {
 	switch {
 	case t.Health == Up && w.width+len("  answers") <= r.wide:
-		w.add(good, "  answers")
+		w.add(normal, "  answers")
 	case t.Problem == "" && t.Health != Down:
 	default:
 		text := t.Problem
@@ -171,10 +175,18 @@ func (r *renderer) health(w *writer, t Tunnel) []Line {
 	return []Line{w.line()}
 }
 
-// shorten leaves out the last of the lines.
-func (r *renderer) shorten(lines []Line, n int) []Line {
-	out := len(lines) - n + 1
-	return append(slices.Clone(lines[:n-1]), r.fit(r.new(), faint, fmt.Sprintf("and %d more", out)).line())
+// shorten returns the lines of as many tunnels as there are rows for.
+func (r *renderer) shorten(tunnels [][]Line, rows int) (lines []Line) {
+	if r.height(slices.Concat(tunnels...)) <= rows {
+		return slices.Concat(tunnels...)
+	}
+	for i, t := range tunnels {
+		if i > 0 && r.height(lines)+r.height(t)+1 > rows {
+			return append(lines, r.fit(r.new(), faint, fmt.Sprintf("and %d more", len(tunnels)-i)).line())
+		}
+		lines = append(lines, t...)
+	}
+	return lines
 }
 
 // state says how the agent stands with its server.
@@ -255,10 +267,16 @@ func plural(n uint64, word string) string {
 	return fmt.Sprintf("%d %s", n, word)
 }
 
+// notes have a mark that is coloured, and text that is not: not every colour
+// can be read well on every ground.
 func (r *renderer) notes() (lines []Line) {
 	for _, n := range r.v.Notes {
-		for _, s := range r.style.wrap(r.style.clean(n), r.wide-2, 2) {
-			lines = append(lines, r.new().to(2).add(warn, s).line())
+		for i, s := range r.style.wrap(r.style.clean(n), r.wide-2, 2) {
+			w := r.new()
+			if i == 0 {
+				w.add(warn, "!")
+			}
+			lines = append(lines, w.to(2).add(normal, s).line())
 		}
 	}
 	return lines

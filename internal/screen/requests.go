@@ -7,7 +7,7 @@ import "strconv"
 const (
 	colTime     = 8 + 2
 	colMethod   = 7 + 1
-	colTunnel   = 12 + 1 // at most
+	colTunnel   = 12 + 2 // at most
 	colStatus   = 2 + 4
 	colDuration = 2 + 7
 	colSize     = 2 + 7
@@ -25,7 +25,7 @@ func (r *renderer) requests(n int) (lines []Line) {
 	tunnel := 0
 	if len(r.v.Tunnels) > 1 && r.wide >= colsForTunnel {
 		for _, q := range r.v.Tunnels {
-			tunnel = min(max(tunnel, width(r.style.clean(q.Name))+1), colTunnel)
+			tunnel = min(max(tunnel, width(r.style.clean(q.Name))+2), colTunnel)
 		}
 	}
 	end := r.wide
@@ -42,7 +42,7 @@ func (r *renderer) requests(n int) (lines []Line) {
 		}
 		at := w.width
 		if tunnel > 0 {
-			w.add(normal, r.style.cut(r.style.clean(q.Tunnel), tunnel-1)).to(at + tunnel)
+			w.add(normal, r.style.cut(r.style.clean(q.Tunnel), tunnel-2)).to(at + tunnel)
 			at = w.width
 		}
 		w.add(normal, r.style.cut(r.style.clean(q.Method), colMethod-1)).to(at + colMethod)
