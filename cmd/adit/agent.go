@@ -266,7 +266,7 @@ func (f *severalFlags) runFleet(ctx context.Context, d *display, opts agent.Opti
 	all := fleet{
 		apart: f.apart,
 		log:   d.log,
-		options: func(tunnels []agent.Tunnel) agent.Options {
+		options: func(tunnels []agent.Tunnel) (agent.Options, func()) {
 			o := opts
 			o.Tunnels = tunnels
 			if f.config != "" && f.instance == "" {
@@ -276,8 +276,7 @@ func (f *severalFlags) runFleet(ctx context.Context, d *display, opts agent.Opti
 					o.Instance = o.Instance[:min(len(o.Instance), maxInstance)]
 				}
 			}
-			d.join(&o)
-			return o
+			return o, d.join(&o)
 		},
 	}
 	return all.run(ctx, tunnels, updates)

@@ -85,8 +85,8 @@ func (b *board) change(f func()) {
 
 // join adds an agent with these options, which from then on tell b of what
 // happens; requests says whether of each HTTP request too. What OnState was
-// before is called as well.
-func (b *board) join(opts *agent.Options, requests bool) {
+// before is called as well. leave takes the agent away again.
+func (b *board) join(opts *agent.Options, requests bool) (leave func()) {
 	s := &seat{tunnels: opts.Tunnels, phase: screen.Connecting, since: time.Now()}
 	b.change(func() { b.agents = append(b.agents, s) })
 	b.refresh()
@@ -104,6 +104,12 @@ func (b *board) join(opts *agent.Options, requests bool) {
 	opts.OnStream = func(st agent.Stream) { b.change(func() { b.streamLocked(st) }) }
 	if requests {
 		opts.OnRequest = func(r agent.Request) { b.change(func() { b.requestLocked(r) }) }
+	}
+	return func() {
+		b.change(func() {
+			b.agents = slices.DeleteFunc(b.agents, func(o *seat) bool { return o == s })
+			b.forgetLocked()
+		})
 	}
 }
 

@@ -82,9 +82,10 @@ func TestBoardShowsTheWorst(t *testing.T) {
 	t.Parallel()
 	b := newBoard()
 	var agents [2]agent.Options
+	var leave [2]func()
 	for i := range agents {
 		agents[i].Tunnels = []agent.Tunnel{{ID: "web", Upstream: parseUpstream(t, "80")}}
-		b.join(&agents[i], false)
+		leave[i] = b.join(&agents[i], false)
 		if agents[i].OnRequest != nil {
 			t.Error("requests are looked at, though nobody asked")
 		}
@@ -93,6 +94,10 @@ func TestBoardShowsTheWorst(t *testing.T) {
 	agents[1].OnState(agent.State{Phase: agent.Refused, Err: errors.New("no")})
 	if v := b.view(); v.Phase != screen.Refused || v.Reason != "no" || len(v.Tunnels) != 2 {
 		t.Errorf("got %+v, want refused, and both tunnels", v)
+	}
+	leave[1]()
+	if v := b.view(); v.Phase != screen.Connected || len(v.Tunnels) != 1 {
+		t.Errorf("got %+v, want the one that is left", v)
 	}
 }
 

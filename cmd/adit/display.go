@@ -116,8 +116,9 @@ func (d *display) startScreen(ctx context.Context) (stop func(), err error) {
 	}, nil
 }
 
-// join has the display show what an agent with these options does, after start.
-func (d *display) join(opts *agent.Options) {
+// join has the display show what an agent with these options does, after start,
+// until leave is called.
+func (d *display) join(opts *agent.Options) (leave func()) {
 	if d.lines != nil {
 		n := d.lines.next()
 		opts.OnState = func(s agent.State) {
@@ -127,7 +128,7 @@ func (d *display) join(opts *agent.Options) {
 		}
 	}
 	opts.Logger = d.log
-	d.board.join(opts, d.onScreen)
+	return d.board.join(opts, d.onScreen)
 }
 
 // unicode reports whether the terminal shows more than ASCII, as far as the

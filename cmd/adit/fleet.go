@@ -15,8 +15,10 @@ import (
 
 // A fleet is the agents of this process: one with all tunnels, or one for each.
 type fleet struct {
-	apart   bool
-	options func(tunnels []agent.Tunnel) agent.Options // of an agent with these
+	apart bool
+	// options returns those of an agent with these tunnels, and what to call
+	// when it is to go before the others.
+	options func(tunnels []agent.Tunnel) (agent.Options, func())
 	log     *slog.Logger
 
 	running sync.WaitGroup
@@ -27,6 +29,7 @@ type fleet struct {
 type member struct {
 	*agent.Agent
 	tunnel agent.Tunnel // if it has one of its own
+	leave  func()
 	ended  atomic.Bool
 }
 
@@ -76,11 +79,13 @@ func (f *fleet) groups(tunnels []agent.Tunnel) (groups [][]agent.Tunnel) {
 
 // start starts an agent. failed is told if it ends by itself.
 func (f *fleet) start(ctx context.Context, tunnels []agent.Tunnel, failed func(error)) error {
-	a, err := agent.New(f.options(tunnels))
+	opts, leave := f.options(tunnels)
+	a, err := agent.New(opts)
 	if err != nil {
+		leave()
 		return err
 	}
-	m := &member{Agent: a, tunnel: tunnels[0]}
+	m := &member{Agent: a, tunnel: tunnels[0], leave: leave}
 	f.agents = append(f.agents, m)
 	f.running.Go(func() {
 		err := a.Run(ctx)
@@ -117,6 +122,7 @@ func (f *fleet) update(ctx context.Context, tunnels []agent.Tunnel) {
 	for _, m := range old {
 		if m != nil {
 			m.Drain()
+			m.leave()
 		}
 	}
 }
