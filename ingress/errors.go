@@ -83,7 +83,7 @@ var problems = []*problem{
 var streamProblems = []*problem{
 	probUnknownName, probForbidden, probBlocked, probOffline, probQueueFull, probBusy, probDraining, probShuttingDown,
 	probRefused, probService, probAgentFailed, probAgentLost, probUnsupported, probTimeout, probInternal,
-	probAddress, probCertificate, probRate,
+	probAddress, probCertificate, probRate, probMisdirected,
 }
 
 var (

@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -284,6 +285,19 @@ func (h *HTTP) addListener(l net.Listener) bool {
 	return true
 }
 
+// startAccepting says that conns may come until stopAccepting.
+func (h *HTTP) startAccepting() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed || h.draining.Load() {
+		return false
+	}
+	h.accepting++
+	h.startSweepLocked()
+	return true
+}
+
+// startSweepLocked sees to it that sweep runs.
 func (h *HTTP) startSweepLocked() {
 	if !h.sweeping {
 		h.sweeping = true
@@ -296,6 +310,35 @@ func (h *HTTP) stopAccepting() {
 	defer h.mu.Unlock()
 	h.accepting--
 	h.fewer.Broadcast()
+}
+
+// serveTLS takes over a conn whose handshake is done, and returns at once. It
+// came through l.
+func (h *HTTP) serveTLS(l net.Listener, conn *tls.Conn) {
+	if conn.ConnectionState().NegotiatedProtocol == "h2" {
+		h.mu.Lock()
+		full := h.closed || h.count >= h.opts.MaxVisitors
+		if !full {
+			h.count++
+		}
+		h.mu.Unlock()
+		if full {
+			conn.Close()
+		} else if !h.inner.give(conn) {
+			conn.Close()
+			h.uncount()
+		}
+		return
+	}
+	v, ok := h.admit(context.Background(), l, conn)
+	if !ok {
+		refuse(conn)
+		return
+	}
+	go func() { // with a fresh stack: handshakes take a large one
+		defer h.wg.Done()
+		v.serve()
+	}()
 }
 
 func (h *HTTP) removeListener(l net.Listener) {
@@ -335,9 +378,9 @@ func (h *HTTP) admit(ctx context.Context, l net.Listener, conn net.Conn) (*visit
 }
 
 // refuse answers a conn that is one too many. A TLS conn is closed without an
-// answer, which would take a handshake.
+// answer, which could take a handshake.
 func refuse(conn net.Conn) {
-	if _, ok := conn.(interface{ HandshakeContext(context.Context) error }); !ok {
+	if !isTLS(conn) {
 		conn.SetDeadline(time.Now().Add(tooManyWrite))
 		body, contentType := probVisitors.page("", "")
 		conn.Write(appendProblem(nil, probVisitors, body, contentType, 1, false, false))

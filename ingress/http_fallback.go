@@ -125,13 +125,12 @@ func (f *fallback) serve(w http.ResponseWriter, r *http.Request, general *policy
 	f.relay.ServeHTTP(rec, r)
 }
 
-// targetOf returns the request's target in origin-form, as the visitor wrote it
-// if it can be told.
+// targetOf returns the request's target in origin-form.
 func targetOf(r *http.Request) string {
-	if strings.HasPrefix(r.RequestURI, "/") || r.RequestURI == "*" {
-		return r.RequestURI
+	if r.ProtoMajor == 1 && !strings.HasPrefix(r.RequestURI, "/") && r.RequestURI != "*" {
+		return r.URL.RequestURI() // it is absolute
 	}
-	return r.URL.RequestURI() // the visitor wrote an absolute one
+	return r.RequestURI
 }
 
 // route finds the request's tunnel, again if it had one.

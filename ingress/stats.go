@@ -230,6 +230,15 @@ func (c *tcpCounters) fail(err error) {
 	c.streams.refusal(err)
 }
 
+// failures returns how many had no stream, by code.
+func (c *tcpCounters) failures() map[string]uint64 {
+	all := make(map[string]uint64, len(c.failed))
+	for code, n := range c.failed {
+		all[code] = n.Load()
+	}
+	return all
+}
+
 // Stats returns what the ingress does and has done.
 func (t *TCP) Stats() TCPStats {
 	c := &t.counters
@@ -238,16 +247,13 @@ func (t *TCP) Stats() TCPStats {
 		MaxVisitorsPerPort: t.opts.MaxVisitorsPerPort,
 		Accepted:           c.accepted.Load(),
 		TurnedAway:         c.turnedAway.Load(),
-		Failed:             make(map[string]uint64, len(c.failed)),
+		Failed:             c.failures(),
 		Received:           c.received.Load(),
 		Sent:               c.sent.Load(),
 		Streams:            c.streams.snapshot(),
 	}
 	for _, r := range t.opts.Ports {
 		s.MaxPorts += r.size()
-	}
-	for code, n := range c.failed {
-		s.Failed[code] = n.Load()
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -257,5 +263,55 @@ func (t *TCP) Stats() TCPStats {
 			s.Ports++
 		}
 	}
+	return s
+}
+
+// TLSStats is what a TLS ingress does, and has done so far.
+type TLSStats struct {
+	Handshakes    int // visitors that are in theirs
+	MaxHandshakes int
+	Visitors      int // whose TLS an upstream ends
+	MaxVisitors   int
+	Accepted      uint64 // conns
+	TurnedAway    uint64 // over one of the limits
+	Refused       uint64 // for what they sent first: no TLS, or malformed
+	Unknown       uint64 // for the name that they asked for
+	Broken        uint64 // handshakes with the ingress itself that failed
+	Ended         uint64 // handshakes with the ingress itself that succeeded: HTTP has the visitor
+
+	// Of those whose TLS an upstream ends:
+
+	Failed   map[string]uint64 // no stream was opened; by code of docs/errors.md
+	Received uint64            // bytes from visitors that have left
+	Sent     uint64
+	Streams  StreamStats
+}
+
+// tlsCounters count for TLSStats.
+type tlsCounters struct {
+	tcpCounters
+	refused, unknown, broken, ended atomic.Uint64
+}
+
+// Stats returns what the ingress does and has done.
+func (t *TLS) Stats() TLSStats {
+	c := &t.counters
+	s := TLSStats{
+		MaxHandshakes: t.opts.MaxHandshakes,
+		MaxVisitors:   t.opts.MaxVisitors,
+		Accepted:      c.accepted.Load(),
+		TurnedAway:    c.turnedAway.Load(),
+		Refused:       c.refused.Load(),
+		Unknown:       c.unknown.Load(),
+		Broken:        c.broken.Load(),
+		Ended:         c.ended.Load(),
+		Failed:        c.failures(),
+		Received:      c.received.Load(),
+		Sent:          c.sent.Load(),
+		Streams:       c.streams.snapshot(),
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s.Handshakes, s.Visitors = t.shaking.Len(), t.passed
 	return s
 }

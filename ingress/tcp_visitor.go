@@ -152,31 +152,48 @@ func resetCode(cause error) tunnel.ResetCode {
 }
 
 // openStream finds a tunnel for the visitor and opens a stream on it.
-func (t *TCP) openStream(ctx context.Context, v *tcpVisitor) (stream net.Conn, info tunnel.StreamInfo, id tunnel.ID, err error) {
-	info = tunnel.StreamInfo{
+func (t *TCP) openStream(ctx context.Context, v *tcpVisitor) (net.Conn, tunnel.StreamInfo, tunnel.ID, error) {
+	o := opener{t.opts.Router, t.guard.Load(), t.opts.OpenTimeout, &t.counters.streams}
+	return o.open(ctx, v.port.key, tunnel.StreamInfo{
 		Protocol: "tcp",
-		Visitor:  tcpAddrPort(v.conn.RemoteAddr()),
-		Local:    tcpAddrPort(v.conn.LocalAddr()),
-	}
-	if err := admitConn(t.guard.Load(), info.Visitor); err != nil {
+		Visitor:  addrPort(v.conn.RemoteAddr()),
+		Local:    addrPort(v.conn.LocalAddr()),
+	})
+}
+
+// An opener opens streams for visitors whose bytes are not looked at.
+type opener struct {
+	router   Router
+	guard    *policy.Guard // of all visitors; nil lets everybody in
+	timeout  time.Duration
+	counters *streamCounters
+}
+
+// open finds a tunnel for what a visitor asked for and opens a stream on it. It
+// returns info with the service that the stream is for.
+func (o opener) open(ctx context.Context, key string, info tunnel.StreamInfo) (stream net.Conn, _ tunnel.StreamInfo, id tunnel.ID, err error) {
+	if err := admitConn(o.guard, info.Visitor); err != nil {
 		return nil, info, "", err
 	}
 	var passed *policy.Guard
 	for range openAttempts {
 		var to Target
-		to, err = t.opts.Router.Route(ctx, v.port.key)
+		to, err = o.router.Route(ctx, key)
 		if err != nil {
 			return nil, info, "", err
 		}
+		info.Service = to.Service
+		id = to.Tunnel.ID()
+		if to.TLS != (info.Protocol == "tls") {
+			return nil, info, id, errMisdirected
+		}
 		if to.Policy != passed {
 			if err := admitConn(to.Policy, info.Visitor); err != nil {
-				return nil, info, to.Tunnel.ID(), err
+				return nil, info, id, err
 			}
 			passed = to.Policy
 		}
-		info.Service = to.Service
-		id = to.Tunnel.ID()
-		stream, err = t.openOn(ctx, to.Tunnel, info)
+		stream, err = o.openOn(ctx, to.Tunnel, info)
 		if err == nil {
 			return stream, info, id, nil
 		}
@@ -190,20 +207,20 @@ func (t *TCP) openStream(ctx context.Context, v *tcpVisitor) (stream net.Conn, i
 	return nil, info, id, err
 }
 
+func (o opener) openOn(ctx context.Context, tun tunnel.Tunnel, info tunnel.StreamInfo) (net.Conn, error) {
+	o.counters.opened.Add(1)
+	if eo, ok := tun.(tunnel.EarlyOpener); ok {
+		return eo.OpenEarly(info)
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.timeout)
+	defer cancel()
+	return tun.OpenStream(ctx, info)
+}
+
 // admitConn asks a policy, if there is one, whether a connection may be relayed.
 func admitConn(g *policy.Guard, visitor netip.AddrPort) error {
 	if g == nil {
 		return nil
 	}
 	return g.AdmitConn(visitor.Addr())
-}
-
-func (t *TCP) openOn(ctx context.Context, tun tunnel.Tunnel, info tunnel.StreamInfo) (net.Conn, error) {
-	t.counters.streams.opened.Add(1)
-	if eo, ok := tun.(tunnel.EarlyOpener); ok {
-		return eo.OpenEarly(info)
-	}
-	ctx, cancel := context.WithTimeout(ctx, t.opts.OpenTimeout)
-	defer cancel()
-	return tun.OpenStream(ctx, info)
 }

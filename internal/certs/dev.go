@@ -73,7 +73,7 @@ func (d *Dev) Certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) 
 			name = ""
 		}
 	}
-	if name != "" && !d.Has(name) {
+	if !d.Has(name) {
 		return nil, ErrNone
 	}
 	d.mu.Lock()
@@ -96,9 +96,12 @@ func (d *Dev) Certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) 
 	return c, nil
 }
 
-// Has reports whether name can have a certificate.
+// Has reports whether name, in lower case or empty, can have a certificate.
 func (d *Dev) Has(name string) bool {
-	if len(name) == 0 || len(name) > 253 {
+	if name == "" {
+		return len(d.own) > 0
+	}
+	if len(name) > 253 {
 		return false
 	}
 	for label := range strings.SplitSeq(name, ".") {

@@ -95,7 +95,8 @@ func (f *Files) Certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error
 	return f.set.Load().choose(hello)
 }
 
-// Has reports whether there is a certificate for name, in lower case.
+// Has reports whether there is a certificate for name, in lower case, or with
+// an empty one for visitors who name nobody.
 func (f *Files) Has(name string) bool { return len(f.set.Load().find(name)) > 0 }
 
 // Covers reports whether the certificate that visitors get who ask for name,

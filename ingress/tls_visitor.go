@@ -1,0 +1,315 @@
+package ingress
+
+import (
+	"container/list"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"adit/internal/clienthello"
+	"adit/internal/readable"
+	"adit/internal/relay"
+	"adit/tunnel"
+)
+
+const (
+	helloBuffer  = 2 << 10     // bytes; what most first messages take
+	alertLinger  = time.Second // for a visitor to see why it is refused
+	alertDiscard = 64 << 10    // bytes that it may still send until then
+)
+
+var errLongHellos = errors.New("too many long first messages at once")
+
+// A tlsVisitor is a visitor up to the end of its handshake, or to its own end
+// if an upstream ends its TLS.
+type tlsVisitor struct {
+	t        *TLS
+	listener net.Listener
+	conn     net.Conn
+	ctx      context.Context
+	cancel   context.CancelFunc // ends its wait for a stream
+
+	place  *list.Element // in TLS.shaking; guarded by TLS.mu
+	passed bool          // an upstream ends its TLS; guarded by TLS.mu
+
+	mu      sync.Mutex // guards the fields below
+	stream  net.Conn   // nil until it is open
+	aborted bool
+}
+
+// abort ends the visitor from outside, and its stream.
+func (v *tlsVisitor) abort() {
+	v.mu.Lock()
+	v.aborted = true
+	stream := v.stream
+	v.mu.Unlock()
+	v.cancel()
+	abortSocket(v.conn)
+	if stream != nil {
+		tunnel.Abort(stream, tunnel.ResetCancelled, "server closed")
+	}
+}
+
+// attach gives the visitor its stream, unless it was aborted before.
+func (v *tlsVisitor) attach(stream net.Conn) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.aborted {
+		stream.Close()
+		return net.ErrClosed
+	}
+	v.stream = stream
+	return nil
+}
+
+// serve reads the visitor's first message and sees to it that it goes to
+// whoever it is for.
+func (v *tlsVisitor) serve() {
+	log := v.t.opts.Logger
+	remote := v.conn.RemoteAddr().String()
+	v.setDeadline()
+	hello, raw, err := v.readHello()
+	if err != nil {
+		v.t.counters.refused.Add(1)
+		v.refuse(err, raw)
+		log.Debug("visitor refused: first message", "remote", remote, "err", err)
+		return
+	}
+	name := hello.ServerName
+	known := v.t.config != nil && v.t.opts.Certificates.Has(name)
+	if name != "" && v.endsAtUpstream(name, known) {
+		v.serveRaw(name, raw)
+		return
+	}
+	if !known {
+		v.t.counters.unknown.Add(1)
+		v.alert(clienthello.AlertUnrecognizedName)
+		log.Debug("visitor refused: unknown server name", "remote", remote, "host", name, "ech", hello.ECH)
+		return
+	}
+	if err := v.serveHTTP(name, raw); err != nil {
+		v.t.counters.broken.Add(1)
+		v.conn.Close()
+		log.Debug("visitor's handshake failed", "remote", remote, "host", name, "err", err)
+	}
+}
+
+// setDeadline bounds the next part of the handshake. Shutdown may have been
+// called, or be called at the same time.
+func (v *tlsVisitor) setDeadline() {
+	v.conn.SetDeadline(time.Now().Add(v.t.opts.HandshakeTimeout))
+	if v.t.draining.Load() {
+		v.conn.SetDeadline(time.Now().Add(firstCall))
+	}
+}
+
+// endsAtUpstream reports whether the upstream of a name ends TLS. If the name
+// has a certificate here, agents may be connecting by it, who must not have to
+// wait for one another.
+func (v *tlsVisitor) endsAtUpstream(name string, known bool) bool {
+	ctx := v.ctx
+	if known {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, certainWithin)
+		defer cancel()
+	}
+	return v.t.opts.Router.TLS(ctx, name)
+}
+
+// readHello reads the visitor's first message. It returns all that was read.
+func (v *tlsVisitor) readHello() (hello clienthello.Hello, raw []byte, err error) {
+	if rc, ok := readable.Of(v.conn); ok { // nothing is held for who only connects
+		if err := readable.Wait(rc); err != nil {
+			return hello, nil, err
+		}
+	}
+	var s clienthello.Scanner
+	buf, n, long := make([]byte, helloBuffer), 0, false
+	defer func() {
+		if long {
+			<-v.t.long
+		}
+	}()
+	for {
+		m, err := v.conn.Read(buf[n:])
+		n += m
+		if m == 0 {
+			if err == nil || err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return hello, buf[:n], err
+		}
+		done, err := s.Scan(buf[:n])
+		switch {
+		case err != nil:
+			return hello, buf[:n], err
+		case done:
+			hello, err = s.Hello()
+			return hello, buf[:n], err
+		case n < len(buf):
+			continue
+		case n == clienthello.MaxBytes:
+			return hello, buf[:n], clienthello.ErrTooLarge
+		}
+		select {
+		case v.t.long <- struct{}{}:
+			long = true
+		default:
+			return hello, buf[:n], errLongHellos
+		}
+		buf = append(make([]byte, 0, clienthello.MaxBytes), buf...)[:clienthello.MaxBytes]
+	}
+}
+
+// refuse tells the visitor what is wrong with its first message.
+func (v *tlsVisitor) refuse(err error, raw []byte) {
+	bad, isBad := errors.AsType[*clienthello.Error](err)
+	switch {
+	case isBad && bad.Alert != 0:
+		v.alert(bad.Alert)
+	case isBad && speaksHTTP(raw):
+		body, contentType := probNoTLS.page("", "")
+		v.lastWords(appendProblem(nil, probNoTLS, body, contentType, 1, false, false))
+	case err == errLongHellos:
+		v.alert(clienthello.AlertInternalError)
+	default:
+		v.conn.Close()
+	}
+}
+
+// speaksHTTP reports whether b may be how a request of HTTP/1.1 begins.
+func speaksHTTP(b []byte) bool {
+	for _, method := range []string{"GET ", "HEAD ", "POST ", "PUT ", "DELETE ", "OPTIONS ", "PATCH ", "CONNECT ", "TRACE ", "PRI "} {
+		if n := min(len(b), len(method)); n > 2 && string(b[:n]) == method[:n] {
+			return true
+		}
+	}
+	return false
+}
+
+func (v *tlsVisitor) alert(code byte) { v.lastWords(clienthello.AppendAlert(nil, code)) }
+
+// lastWords sends b and closes the conn, after a moment in which the visitor
+// may still be sending: a close with bytes unread would be a reset, which
+// overtakes b.
+func (v *tlsVisitor) lastWords(b []byte) {
+	defer v.conn.Close()
+	v.conn.SetDeadline(time.Now().Add(alertLinger))
+	if _, err := v.conn.Write(b); err != nil {
+		return
+	}
+	if hc, ok := v.conn.(tunnel.HalfCloser); ok && hc.CloseWrite() == nil {
+		buf := smallBuffers.get()
+		defer smallBuffers.put(buf)
+		for left := alertDiscard; left > 0; {
+			n, err := v.conn.Read(*buf)
+			if err != nil {
+				return
+			}
+			left -= n
+		}
+	}
+}
+
+// serveHTTP does the handshake and gives the conn to HTTP.
+func (v *tlsVisitor) serveHTTP(name string, raw []byte) error {
+	v.setDeadline()
+	conn := tls.Server(&replayConn{Conn: v.conn, prefix: raw}, v.t.configFor(name))
+	if err := conn.HandshakeContext(context.Background()); err != nil { // abort ends it
+		return err
+	}
+	state := conn.ConnectionState()
+	if serverNameOf(&state) != name {
+		return errors.New("the server name was read in two ways")
+	}
+	if !v.t.doneShaking(v) {
+		return net.ErrClosed
+	}
+	v.t.counters.ended.Add(1)
+	v.conn.SetDeadline(time.Time{})
+	v.t.opts.HTTP.serveTLS(v.listener, conn)
+	return nil
+}
+
+// serveRaw relays the conn to an upstream that ends its TLS. raw is what was
+// read of it.
+func (v *tlsVisitor) serveRaw(name string, raw []byte) {
+	log := v.t.opts.Logger.With("remote", v.conn.RemoteAddr().String(), "host", name)
+	if !v.t.pass(v) {
+		v.t.counters.turnedAway.Add(1)
+		abortSocket(v.conn)
+		log.Debug("visitor turned away")
+		return
+	}
+	v.conn.SetDeadline(time.Time{})
+	begin := time.Now()
+	o := opener{v.t.opts.Router, v.t.guard.Load(), v.t.opts.OpenTimeout, &v.t.counters.streams}
+	stream, info, id, err := o.open(v.ctx, name, tunnel.StreamInfo{
+		Protocol: "tls",
+		Visitor:  addrPort(v.conn.RemoteAddr()),
+		Local:    addrPort(v.conn.LocalAddr()),
+		Host:     name,
+	})
+	if err == nil {
+		err = v.attach(stream)
+	}
+	if err == nil {
+		_, err = stream.Write(raw)
+		if err != nil {
+			stream.Close()
+		}
+	}
+	if err != nil {
+		v.t.counters.fail(err)
+		v.noStream(err)
+		log.Debug("visitor refused: no stream", "err", err, "dur", time.Since(begin))
+		return
+	}
+	res, err := relay.Relay(v.conn, stream, relay.Options{
+		Idle: v.t.opts.Idle,
+		Abort: func(c net.Conn, cause error) {
+			tunnel.Abort(c, resetCode(cause), "visitor's connection ended early")
+		},
+	})
+	v.t.counters.received.Add(uint64(res.AtoB) + uint64(len(raw)))
+	v.t.counters.sent.Add(uint64(res.BtoA))
+	if no, ok := errors.AsType[*tunnel.RefusedError](err); ok { // it came late: see tunnel.EarlyOpener
+		v.t.counters.fail(no)
+	}
+	log.Debug("visitor left", "tunnel", string(id), "service", info.Service, "dur", time.Since(begin),
+		"sent", res.AtoB+int64(len(raw)), "received", res.BtoA, "err", err)
+}
+
+// noStream tells the visitor, as far as TLS can say it, why nobody answers.
+func (v *tlsVisitor) noStream(err error) {
+	switch explain(err) {
+	case probUnknownName, probMisdirected:
+		v.alert(clienthello.AlertUnrecognizedName)
+	default:
+		v.alert(clienthello.AlertInternalError)
+	}
+}
+
+// A replayConn is a conn of which the first bytes have been read.
+type replayConn struct {
+	net.Conn
+	prefix []byte // to be read first
+}
+
+func (c *replayConn) Read(p []byte) (int, error) {
+	if len(c.prefix) > 0 {
+		n := copy(p, c.prefix)
+		if c.prefix = c.prefix[n:]; len(c.prefix) == 0 {
+			c.prefix = nil
+		}
+		return n, nil
+	}
+	return c.Conn.Read(p)
+}
+
+// NetConn returns the conn below.
+func (c *replayConn) NetConn() net.Conn { return c.Conn }
