@@ -50,7 +50,7 @@ func (v *tcpVisitor) attach(stream net.Conn) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.aborted {
-		stream.Close()
+		tunnel.Abort(stream, tunnel.ResetCancelled, "server closed")
 		return net.ErrClosed
 	}
 	v.stream = stream

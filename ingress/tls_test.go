@@ -93,6 +93,12 @@ func openDoor(t testing.TB, n names, change func(*TLSOptions, *HTTPOptions)) *do
 		if err := <-done; err != http.ErrServerClosed {
 			t.Errorf("Serve: %v, want http.ErrServerClosed", err)
 		}
+		// Package net/http lets a conn of HTTP/2 that broke a rule linger.
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := d.http.await(ctx, func() bool { return d.http.count == 0 }); err != nil {
+			t.Errorf("visitors are left: %v", err)
+		}
 	})
 	t.Cleanup(d.stop)
 	return d

@@ -59,7 +59,7 @@ func (v *tlsVisitor) attach(stream net.Conn) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.aborted {
-		stream.Close()
+		tunnel.Abort(stream, tunnel.ResetCancelled, "server closed")
 		return net.ErrClosed
 	}
 	v.stream = stream
@@ -260,7 +260,7 @@ func (v *tlsVisitor) serveRaw(name string, raw []byte) {
 	if err == nil {
 		_, err = stream.Write(raw)
 		if err != nil {
-			stream.Close()
+			tunnel.Abort(stream, tunnel.ResetCancelled, "")
 		}
 	}
 	if err != nil {
