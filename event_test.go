@@ -1,6 +1,7 @@
 package adit_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -63,6 +64,38 @@ func TestCloseInEvent(t *testing.T) {
 		}
 	}))
 	ready <- l
+	if err := wait(t, l); err != nil {
+		t.Errorf("Wait: %v, want nil", err)
+	}
+}
+
+// Also a Tunnel, whose Close waits for more.
+func TestCloseTunnelInEvent(t *testing.T) {
+	t.Parallel()
+	srv := adittest.NewServer(t)
+	ready := make(chan *adit.Tunnel, 1)
+	tun := srv.Forward(t, "1", adit.WithID("web"), adit.WithEvents(func(e adit.Event) {
+		if e.State == adit.StateConnected {
+			(<-ready).Close()
+		}
+	}))
+	ready <- tun
+	if err := wait(t, tun); err != nil {
+		t.Errorf("Wait: %v, want nil", err)
+	}
+}
+
+// A receiver that hangs holds up Done, and nothing else.
+func TestStuckEvents(t *testing.T) {
+	t.Parallel()
+	srv := adittest.NewServer(t)
+	release := make(chan struct{})
+	l := srv.Listen(t, adit.WithID("web"), adit.WithEvents(func(adit.Event) { <-release }))
+	l.Close()
+	if err := l.Shutdown(cancelled()); !errors.Is(err, context.Canceled) {
+		t.Errorf("Shutdown: %v, want %v", err, context.Canceled)
+	}
+	close(release)
 	if err := wait(t, l); err != nil {
 		t.Errorf("Wait: %v, want nil", err)
 	}

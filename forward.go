@@ -47,8 +47,8 @@ func (t *Tunnel) URLs() []string { return t.link.publicURLs() }
 // Status returns the latest event.
 func (t *Tunnel) Status() Event { return t.link.current() }
 
-// Close ends the tunnel with the visitors who are there, and returns when
-// nothing is left. Calls after the first return nil. See Shutdown.
+// Close ends the tunnel with the visitors who are there, and returns when that
+// is done. Calls after the first return nil. See Shutdown.
 func (t *Tunnel) Close() error {
 	t.link.end()
 	return nil

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -35,7 +36,8 @@ type link struct {
 	cancel context.CancelFunc
 	cut    chan struct{} // closed to end conns for which the link still waits
 	told   chan struct{} // closed when the server has been told that the link ends, or need not be
-	done   chan struct{} // closed when nothing is left
+	gone   chan struct{} // closed when nothing of the agent is left
+	done   chan struct{} // closed when all events have been told, too
 	first  chan error    // receives nil when the link is up, or why it will not be
 	events *eventQueue
 
@@ -60,6 +62,7 @@ func start(ctx context.Context, o *options, up *agent.Upstream, ended func() err
 		opts:   o,
 		cut:    make(chan struct{}),
 		told:   make(chan struct{}),
+		gone:   make(chan struct{}),
 		done:   make(chan struct{}),
 		first:  make(chan error, 1),
 		events: newEventQueue(o.events),
@@ -72,8 +75,8 @@ func start(ctx context.Context, o *options, up *agent.Upstream, ended func() err
 	var err error
 	select {
 	case err = <-l.first:
-	case <-l.done:
-		err = l.err
+	case <-l.gone:
+		err = l.ended()
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 		l.mu.Lock()
@@ -103,6 +106,7 @@ func (l *link) run(up *agent.Upstream, ended func() error) {
 	ended()
 	l.toldOnce.Do(func() { close(l.told) })
 	l.enter(Event{State: StateClosed, Err: err})
+	close(l.gone)
 	l.events.end()
 }
 
@@ -195,7 +199,7 @@ func (l *link) onState(s agent.State) {
 func (l *link) enter(e Event) (up bool) {
 	l.mu.Lock()
 	if e.State == StateConnected {
-		l.urls, l.failed = e.URLs, nil
+		l.urls, l.failed = slices.Clone(e.URLs), nil
 	}
 	if l.urls == nil {
 		if e.State == StateReconnecting {
@@ -224,11 +228,12 @@ func (l *link) stop() {
 	}
 }
 
-// end ends the link at once, and returns when nothing is left.
+// end ends the link at once. It does not wait until all events have been told:
+// whoever is told one may call it.
 func (l *link) end() {
 	l.cancel()
 	l.cutOnce.Do(func() { close(l.cut) })
-	<-l.done
+	<-l.gone
 }
 
 // shutdown ends the link when its conns have ended, or ctx has.
@@ -264,7 +269,7 @@ func (l *link) current() Event {
 func (l *link) publicURLs() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return append([]string(nil), l.urls...)
+	return slices.Clone(l.urls)
 }
 
 func (l *link) publicURL() string {

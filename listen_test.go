@@ -59,6 +59,35 @@ func TestListenHTTP(t *testing.T) {
 	}
 }
 
+// A program may speak HTTP/2 without TLS, with trailers, as gRPC does.
+func TestListenHTTP2(t *testing.T) {
+	t.Parallel()
+	srv := adittest.NewServer(t)
+	l := srv.Listen(t, adit.WithID("web"), adit.WithHTTP2())
+	s := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Trailer", "Grpc-Status")
+		io.Copy(w, r.Body)
+		io.WriteString(w, " over "+r.Proto)
+		w.Header().Set("Grpc-Status", "0")
+	})}
+	s.Protocols.SetUnencryptedHTTP2(true)
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		s.Serve(l)
+	}()
+	t.Cleanup(func() { s.Close(); <-served })
+	resp, err := srv.Client().Post(l.URL(), "application/grpc", strings.NewReader("a message"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil || string(b) != "a message over HTTP/2.0" || resp.Trailer.Get("Grpc-Status") != "0" {
+		t.Errorf("got %q, %v, trailer %v", b, err, resp.Trailer)
+	}
+}
+
 // A handler of net/http sees who its visitors are, though they come in turn.
 func TestHTTPRemoteAddr(t *testing.T) {
 	t.Parallel()

@@ -161,8 +161,8 @@ func WithLogger(l *slog.Logger) Option {
 
 // WithEvents lets adit tell f of each change, one at a time and in order, from
 // a goroutine of its own. If f is slow, all but the latest 64 events that wait
-// for it are left out. f may call Close, but must not wait for the end of the
-// Listener or Tunnel, which waits for f. The last event is StateClosed.
+// for it are left out. The last event is StateClosed, and Done waits until it
+// has been told; so f may call Close, but not wait for Done.
 func WithEvents(f func(Event)) Option {
 	return func(o *options) { o.events = f }
 }

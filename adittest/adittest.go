@@ -10,9 +10,9 @@
 //		...
 //	}
 //
-// They are real servers, of package server, on loopback. What a network does
-// can be tried too: Cut breaks the connections of programs, and Restart stops
-// the server and starts it again.
+// They are real servers, of package server, on loopback or in memory. What a
+// network does can be tried too: Cut breaks the connections of programs, and
+// Restart stops the server and starts it again.
 package adittest
 
 import (
@@ -44,7 +44,8 @@ const (
 type Server struct {
 	fatalf func(format string, args ...any) // what a failure of the server itself leads to
 	secret auth.Secret
-	ports  ingress.PortRange
+	memory bool              // there is no socket
+	ports  ingress.PortRange // none in memory
 	change []func(*server.Options)
 	client *http.Client
 
@@ -53,6 +54,7 @@ type Server struct {
 	mu    sync.Mutex // guards the fields below
 	url   string
 	addr  string             // what it listens on
+	door  *memoryDoor        // instead of that, in memory
 	conns map[*conn]struct{} // of programs
 	stop  func() error       // nil if the server does not run
 }
@@ -66,7 +68,18 @@ type Server struct {
 // The server is closed at the end of the test.
 func NewServer(t testing.TB, change ...func(*server.Options)) *Server {
 	t.Helper()
-	s := newServer(t.Fatalf, change)
+	s := newServer(t.Fatalf, false, change)
+	t.Cleanup(s.Close)
+	return s
+}
+
+// NewMemoryServer is NewServer without a socket, so that it can be used in a
+// bubble of package testing/synctest, where time passes at once. Only Client, and
+// programs that use Options, reach it. Its domain is adit.test, its visitors
+// have addresses of 192.0.2.0/24, and there are no public TCP ports.
+func NewMemoryServer(t testing.TB, change ...func(*server.Options)) *Server {
+	t.Helper()
+	s := newServer(t.Fatalf, true, change)
 	t.Cleanup(s.Close)
 	return s
 }
@@ -74,18 +87,21 @@ func NewServer(t testing.TB, change ...func(*server.Options)) *Server {
 // Start is NewServer for examples and for TestMain, where there is no test. It
 // panics if the server cannot be started. The caller closes it.
 func Start(change ...func(*server.Options)) *Server {
-	return newServer(func(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }, change)
+	return newServer(func(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }, false, change)
 }
 
-func newServer(fatalf func(format string, args ...any), change []func(*server.Options)) *Server {
+func newServer(fatalf func(format string, args ...any), memory bool, change []func(*server.Options)) *Server {
 	s := &Server{
 		fatalf: fatalf,
+		memory: memory,
 		secret: auth.NewSecret(),
 		change: change,
 		addr:   "127.0.0.1:0",
 		conns:  make(map[*conn]struct{}),
 	}
-	s.ports = s.freePorts()
+	if !memory {
+		s.ports = s.freePorts()
+	}
 	s.client = &http.Client{Transport: &http.Transport{DialContext: s.dialVisitor}, Timeout: patience}
 	s.start()
 	return s
@@ -105,17 +121,23 @@ func (s *Server) start() {
 		s.fatalf("adittest: %v", err)
 	}
 	opts := server.Options{
-		Listen:   s.addr,
 		PathMode: true,
-		TCPPorts: []ingress.PortRange{s.ports},
 		Hold:     hold,
 		Grace:    -1,
 		Logger:   slog.New(slog.DiscardHandler),
+	}
+	if s.memory {
+		opts.Domain = memoryDomain
+	} else {
+		opts.TCPPorts = []ingress.PortRange{s.ports}
 	}
 	for _, f := range s.change {
 		f(&opts)
 	}
 	opts.Listen = s.addr
+	if s.memory {
+		opts.Listen = ""
+	}
 	opts.Auth = a
 	opts.Dialects = []dialect.Dialect{native.New(native.Options{Logger: opts.Logger})}
 	srv, err := server.New(opts)
@@ -127,11 +149,21 @@ func (s *Server) start() {
 	go func() { ran <- srv.Run(ctx) }()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.addr = srv.Addr().String()
 	s.url = srv.URL()
 	s.stop = func() error {
 		cancel()
 		return <-ran
+	}
+	if !s.memory {
+		s.addr = srv.Addr().String()
+		return
+	}
+	s.door = openDoor(srv)
+	s.stop = func() error {
+		cancel()
+		err := <-ran
+		s.door.close()
+		return err
 	}
 }
 
@@ -247,8 +279,11 @@ func (s *Server) Client() *http.Client { return s.client }
 
 func (s *Server) dialVisitor(ctx context.Context, network, _ string) (net.Conn, error) {
 	s.mu.Lock()
-	addr := s.addr
+	addr, door := s.addr, s.door
 	s.mu.Unlock()
+	if door != nil {
+		return door.ln.Dial(ctx)
+	}
 	return new(net.Dialer).DialContext(ctx, network, addr)
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -67,6 +68,63 @@ func TestServer(t *testing.T) {
 	if c, err := net.DialTimeout("tcp", addr, time.Second); err == nil {
 		c.Close()
 		t.Error("it can be dialled after Stop")
+	}
+}
+
+// In memory hours pass at once.
+func TestMemoryServer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		srv := adittest.NewMemoryServer(t)
+		l := srv.Listen(t, adit.WithID("web"))
+		serve(t, l, "hello")
+		if want := "http://web.adit.test/"; l.URL() != want {
+			t.Errorf("URL: %s, want %s", l.URL(), want)
+		}
+		if got := get(t, srv, l.URL()); got != "200 hello" {
+			t.Errorf("got %s, want 200 hello", got)
+		}
+		srv.Cut()
+		if got := get(t, srv, l.URL()); got != "200 hello" {
+			t.Errorf("after Cut: got %s, want 200 hello", got)
+		}
+		time.Sleep(time.Hour)
+		if got := get(t, srv, l.URL()); got != "200 hello" {
+			t.Errorf("an hour later: got %s, want 200 hello", got)
+		}
+		srv.Stop()
+		time.Sleep(time.Hour)
+		if s := l.Status(); s.State != adit.StateReconnecting || s.Wait > 15*time.Second {
+			t.Errorf("an hour without the server: %v, want it to try again within 15s", s)
+		}
+		srv.Restart()
+		if got := get(t, srv, l.URL()); got != "200 hello" {
+			t.Errorf("after Restart: got %s, want 200 hello", got)
+		}
+		l.Close()
+		l.Shutdown(t.Context())
+		if got := get(t, srv, l.URL()); !strings.HasPrefix(got, "503 ") {
+			t.Errorf("after Close: got %s, want 503", got)
+		}
+		if got := get(t, srv, "http://nobody.adit.test/"); !strings.HasPrefix(got, "404 ") {
+			t.Errorf("a name that nobody has: got %s, want 404", got)
+		}
+	})
+}
+
+// Visitors in memory have addresses.
+func TestMemoryVisitor(t *testing.T) {
+	t.Parallel()
+	srv := adittest.NewMemoryServer(t)
+	l := srv.Listen(t, adit.WithID("web"))
+	hs := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, _ := net.SplitHostPort(r.RemoteAddr)
+		io.WriteString(w, host)
+	})}
+	go hs.Serve(l)
+	defer hs.Close()
+	if got := get(t, srv, l.URL()); got != "200 192.0.2.1" {
+		t.Errorf("got %s, want 200 192.0.2.1", got)
 	}
 }
 
