@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -107,7 +108,7 @@ func (s *Section) Apply(fl *pflag.FlagSet, others ...string) error {
 			continue
 		}
 		f := fl.Lookup(st.Key)
-		if f == nil || !hasKey(f) {
+		if f == nil || !HasKey(f) {
 			problems = append(problems, st.unknown(fl, others))
 			continue
 		}
@@ -116,15 +117,15 @@ func (s *Section) Apply(fl *pflag.FlagSet, others ...string) error {
 	return Join(problems...)
 }
 
-// hasKey reports whether a flag is a setting that a file may have.
-func hasKey(f *pflag.Flag) bool { return f.Name != "help" && f.Annotations[NotInFile] == nil }
+// HasKey reports whether a flag is a setting that a file may have.
+func HasKey(f *pflag.Flag) bool { return f.Name != "help" && f.Annotations[NotInFile] == nil }
 
 func isSecret(f *pflag.Flag) bool { return f.Annotations[Secret] != nil }
 
 func (s *Setting) unknown(fl *pflag.FlagSet, others []string) error {
 	names := slices.Clone(others)
 	fl.VisitAll(func(f *pflag.Flag) {
-		if hasKey(f) && !f.Hidden {
+		if HasKey(f) && !f.Hidden {
 			names = append(names, f.Name)
 		}
 	})
@@ -264,4 +265,30 @@ func (s *Setting) Sections() ([]*Section, error) {
 		sections = append(sections, newSection(s.file, n))
 	}
 	return sections, Join(problems...)
+}
+
+// Default returns f's default as it is written in a file.
+func Default(f *pflag.Flag) string {
+	if list, ok := f.Value.(pflag.SliceValue); ok {
+		var quoted []string
+		for _, s := range list.GetSlice() {
+			quoted = append(quoted, quote(s))
+		}
+		return "[" + strings.Join(quoted, ", ") + "]"
+	}
+	if kind := f.Value.Type(); kind == "string" {
+		return quote(f.DefValue)
+	}
+	return f.DefValue
+}
+
+// quote puts s in quotes unless it is text without them too.
+func quote(s string) string {
+	var n yaml.Node
+	if err := yaml.Load([]byte("["+s+"]"), &n); err == nil && len(n.Content) == 1 && len(n.Content[0].Content) == 1 {
+		if v := n.Content[0].Content[0]; v.Kind == yaml.ScalarNode && v.Value == s && v.Tag == "!!str" {
+			return s
+		}
+	}
+	return strconv.Quote(s)
 }

@@ -61,9 +61,9 @@ func newSeveralFlags(p *program) severalFlags {
 func (f *severalFlags) add(fl *pflag.FlagSet) {
 	addConfig(fl, &f.config, "file with settings in YAML: its keys are the flags here, without the dashes, and tunnels")
 	fl.StringArrayVar(&f.specs, "tunnel", nil, "a tunnel; may be given several times")
+	f.agentFlags.add(fl)
 	fl.BoolVar(&f.apart, "session-per-tunnel", false, "give each tunnel a connection to the server of its own")
 	f.rules.addHTTP(fl)
-	f.agentFlags.add(fl)
 }
 
 func (p *program) agentCommand() *cobra.Command {
@@ -124,6 +124,9 @@ func (f *severalFlags) settings(fl *pflag.FlagSet, tf *tunnelFile, d *display) (
 	}
 	tunnels, err = tf.tunnels(file.Top, fl)
 	wrong(err)
+	if st := file.Top.Setting("secret-file"); st != nil && st.Applied() && f.p.getenv(envToken) != "" {
+		f.secretFile = "" // the environment goes before the file
+	}
 	opts, err = f.options()
 	wrong(err)
 	return d, opts, tunnels, config.Join(problems...)

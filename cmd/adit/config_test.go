@@ -400,3 +400,43 @@ func TestInherit(t *testing.T) {
 		})
 	}
 }
+
+// SIGHUP has the server read its file again. What can change does, and what
+// cannot is said; a file with a mistake changes nothing.
+func TestServerReload(t *testing.T) {
+	t.Parallel()
+	file, secret := writeFile(t, ""), writeFile(t, testSecret)
+	write := func(text string) {
+		text = "listen: 127.0.0.1:0\nsecret-file: " + secret + "\n" + text
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("")
+	s := newCommand(t).start(t, "server", "--config", file)
+	server := "ws://" + s.err.wait(t, `"server started","listen":"([^"]*)"`)
+	c := newCommand(t, "ADIT_TOKEN="+testSecret).start(t, "http", site(t), "--id", "web", "--server", server)
+	url := c.out.wait(t, `(http://\S+/web/) `)
+	if got := get(t, url); got != "the site" {
+		t.Errorf("got %q", got)
+	}
+	write("deny-ip: [127.0.0.0/8]\nhold: 1s\n")
+	s.hangups.tell()
+	s.err.wait(t, `restart.*"settings":"hold"`)
+	s.err.wait(t, `"msg":"reloaded"`)
+	if got := get(t, url); !strings.Contains(got, "address-not-allowed") {
+		t.Errorf("after a rule against everybody: got %q", got)
+	}
+	write("deny-ip: [nowhere]\n")
+	s.hangups.tell()
+	s.err.wait(t, `not reloaded.*`+regexp.QuoteMeta(file)+`:3:1: deny-ip`)
+	if got := get(t, url); !strings.Contains(got, "address-not-allowed") {
+		t.Errorf("after a broken file: got %q", got)
+	}
+	write("")
+	s.hangups.tell()
+	s.err.wait(t, `(?s)"msg":"reloaded".*"msg":"reloaded"`)
+	if got := get(t, url); got != "the site" {
+		t.Errorf("without the rule: got %q", got)
+	}
+}

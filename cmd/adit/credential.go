@@ -39,10 +39,15 @@ func (p *program) credential(secretFile string) (func() (string, error), error) 
 		return s.Reveal(), nil
 	}
 	_, err := read()
-	if secretFile == "" && errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case err == nil:
+		return read, nil
+	case secretFile != "":
+		return nil, fmt.Errorf("--secret-file: %w", err)
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, usagef("no credential: set %s, or --secret-file to a file with the server's secret or a token", envToken)
 	}
-	return read, err
+	return nil, err
 }
 
 // checkServer checks the URL of a server. Its errors repeat nothing of a URL

@@ -104,7 +104,7 @@ func (p *program) rootCommand() *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
 		p.serverCommand(), p.agentCommand(),
-		p.tokenCommand(), p.demoCommand(), p.statusCommand(), p.serviceCommand(), p.versionCommand(),
+		p.tokenCommand(), p.demoCommand(), p.statusCommand(), p.serviceCommand(), p.configCommand(), p.versionCommand(),
 	)
 	root.AddCommand(dropInCommands()...)
 	for _, k := range tunnelKinds {

@@ -9,7 +9,9 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"reflect"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,6 +48,8 @@ type serverFlags struct {
 	log            logFlags
 	ops            opsFlags
 	identity       identityFlags
+
+	running *server.Server // nil before it does
 }
 
 func (p *program) serverCommand() *cobra.Command {
@@ -124,14 +128,15 @@ func (f *serverFlags) run(ctx context.Context, fl *pflag.FlagSet) error {
 	if err != nil {
 		return err
 	}
-	opts.Reload = append(opts.Reload, server.Reloader{Name: "settings", Prepare: f.prepare(fl, given, opts.Logger)})
+	opts.Reload = append(opts.Reload, server.Reloader{Name: "settings", Prepare: f.prepare(fl, given, opts)})
 	return place(f.runWith(ctx, opts))
 }
 
 // prepare returns what looks at the settings anew: it finds mistakes in the
 // config file, before anything else is reloaded, and says which settings do not
 // change before a restart. given are the flags that go before the file.
-func (f *serverFlags) prepare(now *pflag.FlagSet, given []given, log *slog.Logger) func() (func(), error) {
+func (f *serverFlags) prepare(now *pflag.FlagSet, given []given, opts server.Options) func() (func(), error) {
+	rules := opts.Policy
 	return func() (func(), error) {
 		fresh := serverFlags{p: f.p}
 		next := pflag.NewFlagSet("server", pflag.ContinueOnError)
@@ -139,12 +144,19 @@ func (f *serverFlags) prepare(now *pflag.FlagSet, given []given, log *slog.Logge
 		if err := applyGiven(next, given); err != nil {
 			return nil, err
 		}
-		if _, _, err := fresh.settings(next); err != nil {
+		changed, _, err := fresh.settings(next)
+		if err != nil {
 			return nil, err
 		}
 		return func() {
-			if names := differing(now, next); len(names) > 0 {
-				log.Warn("settings have changed that a restart is needed for", "settings", strings.Join(names, ", "))
+			if !reflect.DeepEqual(rules, changed.Policy) && f.running.SetPolicy(changed.Policy) == nil {
+				rules = changed.Policy
+			}
+			names := slices.DeleteFunc(differing(now, next), func(name string) bool {
+				return now.Lookup(name).Annotations[ruleAnnotation] != nil
+			})
+			if len(names) > 0 {
+				opts.Logger.Warn("settings have changed that a restart is needed for", "settings", strings.Join(names, ", "))
 			}
 		}, nil
 	}
@@ -168,11 +180,10 @@ func (f *serverFlags) runWith(ctx context.Context, opts server.Options) error {
 	if err != nil {
 		operators.close()
 	}
-	if fe := (*server.OptionError)(nil); errors.As(err, &fe) {
-		return usagef("--%s: %s", map[string]string{"Domain": "domain", "PublicURL": "public-url"}[fe.Field], fe.Reason)
-	} else if err != nil {
-		return err
+	if err != nil {
+		return optionError(err)
 	}
+	f.running = s
 	log.Info("server started", "listen", s.Addr().String(), "url", s.URL())
 	f.p.greet(s, secret, path, created)
 	defer f.p.reloading(ctx, "", func(string) { s.Reload() })()
@@ -232,7 +243,30 @@ func (f *serverFlags) options(log *slog.Logger) (opts server.Options, err error)
 	opts.Dialects = []dialect.Dialect{
 		native.New(native.Options{Session: so, Logger: log}),
 	}
-	return opts, nil
+	return opts, f.check(opts)
+}
+
+// check finds what server.New would refuse, before anything is made or opened.
+func (f *serverFlags) check(opts server.Options) (err error) {
+	if opts.Auth, err = auth.NewAuthenticator(auth.Options{}); err != nil { // the right one comes later
+		return err
+	}
+	opts.ReservedIDs = f.identity.reserved
+	return optionError(server.Check(opts))
+}
+
+// optionError says which flag an option is wrong by.
+func optionError(err error) error {
+	oe, ok := errors.AsType[*server.OptionError](err)
+	if !ok {
+		return err
+	}
+	flag := map[string]string{
+		"Domain":      "--domain: ",
+		"PublicURL":   "--public-url: ",
+		"ReservedIDs": "--reserved-ids: ",
+	}[oe.Field]
+	return usagef("%s%s", flag, oe.Reason)
 }
 
 func checkListen(s string) error {
@@ -249,7 +283,9 @@ func checkListen(s string) error {
 // secret loads the secret, or makes it at the first start.
 func (f *serverFlags) secret() (s auth.Secret, path string, created bool, err error) {
 	if f.secretFile != "" {
-		s, err = auth.LoadSecret(f.secretFile)
+		if s, err = auth.LoadSecret(f.secretFile); err != nil {
+			err = fmt.Errorf("--secret-file: %w", err)
+		}
 		return s, f.secretFile, false, err
 	}
 	s, created, err = auth.LoadOrCreateSecret(f.dataDir)

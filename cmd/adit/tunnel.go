@@ -28,6 +28,7 @@ type tunnelKind struct {
 	short   string
 	long    string
 	example string
+	sample  string // an upstream for an example of a config file
 }
 
 var tunnelKinds = []tunnelKind{
@@ -40,6 +41,7 @@ var tunnelKinds = []tunnelKind{
 			"whose files are served, which begins with ./, ../ or /.",
 		example: "  adit http 3000\n  adit http ./public --listing\n" +
 			"  adit http app.internal:8000 --id app --server wss://tunnel.example.com",
+		sample: "3000",
 	},
 	{
 		name:  "tcp",
@@ -48,6 +50,7 @@ var tunnelKinds = []tunnelKind{
 		long: "Expose a TCP service that this machine reaches on a public port of the server.\n" +
 			"UPSTREAM is a port of this machine, host:port or unix:/path.",
 		example: "  adit tcp 22 --port 2222\n  adit tcp db.internal:5432 --id db --server wss://tunnel.example.com",
+		sample:  "22",
 	},
 }
 
