@@ -15,7 +15,6 @@ import (
 
 	"adit/internal/lastcall"
 	"adit/policy"
-	"adit/tunnel"
 )
 
 // HTTPOptions configures an HTTP ingress. Only Router is required.
@@ -73,6 +72,9 @@ type HTTPOptions struct {
 	// it; it must not block.
 	OnRequest func(Finished)
 
+	// Tracer follows requests, if not nil.
+	Tracer Tracer
+
 	// MaxVisitors bounds the conns at a time; 0 means 65536. One more is
 	// answered with 503 and closed.
 	MaxVisitors int
@@ -101,21 +103,6 @@ type HTTPOptions struct {
 
 	// Logger receives the ingress's events. If nil, nothing is logged.
 	Logger *slog.Logger
-}
-
-// Finished describes a request that was answered or given up.
-type Finished struct {
-	Remote   netip.AddrPort // the visitor's end of the conn; zero if it has no IP address
-	Method   string         // empty if the request was malformed
-	Host     string         // as sent
-	Path     string         // as sent, without the query
-	ID       tunnel.ID      // of the tunnel; empty if there was none
-	Service  string
-	Status   int           // what the visitor got; 499 if it left before the answer
-	Code     string        // of docs/errors.md; empty if the upstream answered
-	Received int64         // bytes of the request's body
-	Sent     int64         // bytes of the response's body; for upgrades, all bytes after the head
-	Duration time.Duration // from the end of the request's head
 }
 
 const (

@@ -70,8 +70,11 @@ type exchange struct {
 	bodyLeft int64         // bytes of the request's body that are not in out; -1 if chunked and not complete
 	body     body          // of the response
 	upload   *upload
-	replied  bool // something of a response came
-	started  bool // the head of the response was sent, or a part of it
+	span     Span          // nil if the request is not followed
+	waited   time.Duration // for an agent, if somebody wants to know
+	tries    int           // deliveries that were begun
+	replied  bool          // something of a response came
+	started  bool          // the head of the response was sent, or a part of it
 	received int64
 	sent     int64
 	status   int
@@ -114,6 +117,7 @@ func (ex *exchange) clear() {
 	ex.target = nil
 	ex.bodyLeft, ex.received, ex.sent, ex.status = 0, 0, 0, 0
 	ex.replied, ex.started = false, false
+	ex.span, ex.waited, ex.tries = nil, 0, 0
 	ex.chunks.Reset()
 }
 

@@ -46,6 +46,9 @@ type routed struct {
 	err     error
 	code    string // of an agent that answered by itself
 	at      time.Duration
+	waited  time.Duration // for an agent
+	tries   int
+	span    Span
 	body    *countingBody
 }
 
@@ -81,6 +84,7 @@ func (f *fallback) serve(w http.ResponseWriter, r *http.Request, general *policy
 	f.h.counters.byPackage.Add(1)
 	defer f.h.counters.byPackage.Add(-1)
 	defer f.report(rec, r, to)
+	f.follow(r, to)
 
 	target := targetOf(r)
 	err := http1.Parsed{Method: r.Method, Target: target, Host: r.Host, Fields: r.Header}.Check(http1.Limits{})
@@ -135,6 +139,8 @@ func targetOf(r *http.Request) string {
 
 // route finds the request's tunnel, again if it had one.
 func (f *fallback) route(r *http.Request, to *routed) (err error) {
+	began := f.h.now()
+	defer func() { to.waited += f.h.now() - began }()
 	if to.key != "" {
 		to.Target, err = f.h.opts.Router.Route(r.Context(), to.key)
 		return err
@@ -210,6 +216,13 @@ func (f *fallback) rewrite(pr *httputil.ProxyRequest) {
 			}
 		}
 	}
+	if to.span != nil {
+		parent, continues := to.span.Traceparent()
+		if !continues {
+			out.Header.Del(tracestate)
+		}
+		out.Header.Set(traceparent, parent)
+	}
 	out.Header.Set("X-Forwarded-For", forFor)
 	out.Header.Set("X-Forwarded-Host", host)
 	out.Header.Set("X-Forwarded-Proto", proto)
@@ -270,17 +283,41 @@ func (f *fallback) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if p == probBody && r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close") // or net/http would wait for the rest of the body
 	}
-	if p == probBody && r.ProtoMajor == 1 {
-		w.Header().Set("Connection", "close") // or net/http would wait for the rest of the body
-	}
 	writeProblem(w, r, p, r.Host)
+}
+
+// follow asks the tracer about a request.
+func (f *fallback) follow(r *http.Request, to *routed) {
+	if f.h.opts.Tracer == nil {
+		return
+	}
+	value := ""
+	if sent := r.Header.Values(traceparent); len(sent) == 1 {
+		value = sent[0]
+	}
+	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
+	to.span = f.h.opts.Tracer.Trace(value, f.h.trusts(peer.Addr().Unmap().WithZone("")))
 }
 
 func (f *fallback) report(w *recorder, r *http.Request, to *routed) {
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
 	done := Finished{
-		Remote: peer, Method: r.Method, Host: r.Host, Path: r.URL.EscapedPath(), Service: to.Service,
-		Status: w.status, Received: to.body.n.Load(), Sent: w.sent, Duration: f.h.now() - to.at,
+		Remote:    netip.AddrPortFrom(peer.Addr().Unmap().WithZone(""), peer.Port()),
+		Method:    r.Method,
+		Host:      r.Host,
+		Path:      pathOf(targetOf(r)),
+		Proto:     r.Proto,
+		Secure:    r.TLS != nil,
+		UserAgent: r.UserAgent(),
+		Referer:   r.Referer(),
+		Service:   to.Service,
+		Status:    w.status,
+		Received:  to.body.n.Load(),
+		Sent:      w.sent,
+		Duration:  f.h.now() - to.at,
+		Waited:    to.waited,
+		Tries:     to.tries,
+		Trace:     traceOf(to.span),
 	}
 	if to.Tunnel != nil {
 		done.ID = to.Tunnel.ID()
@@ -295,9 +332,7 @@ func (f *fallback) report(w *recorder, r *http.Request, to *routed) {
 		took = -1
 	}
 	f.h.counters.done(done.Status, done.Code, done.Received, done.Sent, took)
-	if f.h.opts.OnRequest != nil {
-		f.h.opts.OnRequest(done)
-	}
+	f.h.tell(to.span, done)
 }
 
 // A recorder notes what was sent.

@@ -100,6 +100,18 @@ func (v *visitor) route() (to Target, err error) {
 	return to, err
 }
 
+// routeTimed is route. It takes note of how long that took, if anybody will
+// want to know: as a rule the agent is there, and it takes no time.
+func (v *visitor) routeTimed() (Target, error) {
+	if v.h.opts.OnRequest == nil && v.ex.span == nil {
+		return v.route()
+	}
+	began := v.h.now()
+	to, err := v.route()
+	v.ex.waited += v.h.now() - began
+	return to, err
+}
+
 // relay sends the request to an upstream and the response to the visitor.
 func (v *visitor) relay() end {
 	ex := v.ex
@@ -108,6 +120,7 @@ func (v *visitor) relay() end {
 		refused tunnel.Tunnel // that one would again
 		built   bool
 	)
+	v.follow()
 	v.startWatch()
 	if g := v.h.guard.Load(); g != nil {
 		var err error
@@ -118,7 +131,7 @@ func (v *visitor) relay() end {
 	}
 	first := v.h.now()
 	for try := 1; ; try++ {
-		to, err := v.route()
+		to, err := v.routeTimed()
 		t := to.Tunnel
 		ex.service = to.Service
 		switch {
@@ -160,6 +173,7 @@ func (v *visitor) relay() end {
 			}
 			built = true
 		}
+		ex.tries = try
 		if try > 1 {
 			v.h.counters.retries.Add(1)
 		}
@@ -227,6 +241,10 @@ func (v *visitor) appendRequestHead(out []byte) []byte {
 	ex := v.ex
 	req := &ex.req
 	strip := ex.pass.DropAuthorization || ex.pass.DropCookies
+	parent, continues := "", true
+	if ex.span != nil {
+		parent, continues = ex.span.Traceparent()
+	}
 	out = append(out, req.Method...)
 	out = append(out, ' ')
 	out = append(out, ex.target...)
@@ -239,6 +257,7 @@ func (v *visitor) appendRequestHead(out []byte) []byte {
 		case http1.Other, http1.Accept, http1.Date, http1.Location, http1.SetCookie:
 			switch {
 			case f.Hop:
+			case parent != "" && ofTrace(f.Name, continues):
 			case strip:
 				out = appendStripped(out, f, ex.pass)
 			default:
@@ -259,6 +278,11 @@ func (v *visitor) appendRequestHead(out []byte) []byte {
 		}
 	}
 	out = v.appendForwarded(out)
+	if parent != "" {
+		out = append(out, "traceparent: "...)
+		out = append(out, parent...)
+		out = append(out, "\r\n"...)
+	}
 	if req.Trailers {
 		out = append(out, "TE: trailers\r\n"...)
 	}

@@ -31,7 +31,7 @@ func (v *visitor) upgrade(s *stream, early []byte) end {
 	}
 	f := v.finished()
 	f.Sent, f.Received = int64(len(early)), int64(len(ex.unread()))
-	start := ex.start
+	start, span := ex.start, ex.span
 	v.h.counters.upgraded.Add(1)
 	defer v.h.counters.upgraded.Add(-1)
 	v.releaseExchange() // nothing is held while the conn is idle
@@ -55,10 +55,8 @@ func (v *visitor) upgrade(s *stream, early []byte) end {
 		v.h.opts.Logger.Debug("upgraded conn ended", "service", f.Service, "sent", f.Sent, "received", f.Received, "err", err)
 	}
 	v.h.counters.done(f.Status, f.Code, f.Received, f.Sent, -1)
-	if v.h.opts.OnRequest != nil {
-		f.Duration = v.h.now() - start
-		v.h.opts.OnRequest(f)
-	}
+	f.Duration = v.h.now() - start
+	v.h.tell(span, f)
 	return closeConn
 }
 

@@ -37,6 +37,7 @@ func (f *fallback) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	first := f.h.now()
 	for try := 1; ; try++ {
+		to.tries = try
 		if try > 1 {
 			f.h.counters.retries.Add(1)
 		}
