@@ -63,6 +63,7 @@ func (s *sitting) retire() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.retired = true
+	s.session.LetGo()
 }
 
 func newSitting(a *Agent) *sitting {

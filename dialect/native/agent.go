@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"adit/carrier"
@@ -112,6 +113,7 @@ type Session struct {
 	dialer *Dialer
 	log    *slog.Logger
 	report func(lost error, wait time.Duration)
+	letGo  atomic.Bool
 }
 
 var _ net.Listener = (*Session)(nil)
@@ -150,7 +152,7 @@ func Dial(ctx context.Context, d *Dialer, opts SessionOptions) (*Session, error)
 	if err != nil {
 		return nil, err
 	}
-	return &Session{s, d, opts.Logger, opts.OnCarrier}, nil
+	return &Session{s: s, dialer: d, log: opts.Logger, report: opts.OnCarrier}, nil
 }
 
 // Serve gives the session a new carrier each time that it loses one, until it
@@ -171,6 +173,10 @@ func (s *Session) Serve(ctx context.Context) error {
 		}
 		lost := errors.New("carrier lost")
 		for attempt := 0; s.s.Err() == nil; attempt++ {
+			if s.letGo.Load() && s.s.Streams() == 0 {
+				s.s.Close()
+				break
+			}
 			if attempt > 0 {
 				wait := b.Next()
 				s.report(lost, wait)
@@ -191,6 +197,10 @@ func (s *Session) Serve(ctx context.Context) error {
 		}
 	}
 }
+
+// LetGo has Serve end the session, instead of giving it a new carrier, once it
+// has no streams: another one has taken its place.
+func (s *Session) LetGo() { s.letGo.Store(true) }
 
 // resume makes one attempt to get a carrier.
 func (s *Session) resume(ctx context.Context) error {
