@@ -75,6 +75,7 @@ type Log struct {
 	wake    sync.Cond  // of mu: there is something to write, or the end has come
 	pending []byte     // lines that wait
 	next    *os.File   // to go on with; nil if there is none
+	nextAt  int        // bytes of pending that are still for the old one
 	failed  bool       // the last write did
 	closed  bool
 	stats   Stats
@@ -174,7 +175,7 @@ func (l *Log) Prepare() (apply func(), err error) {
 		if l.next != nil {
 			l.next.Close()
 		}
-		l.next = file
+		l.next, l.nextAt = file, len(l.pending)
 		l.wake.Signal()
 	}, nil
 }
@@ -214,14 +215,17 @@ func (l *Log) run(file *os.File) {
 		for len(l.pending) == 0 && l.next == nil && !l.closed {
 			l.wake.Wait()
 		}
-		lines, next, closed := l.pending, l.next, l.closed
+		lines, next, nextAt, closed := l.pending, l.next, l.nextAt, l.closed
 		l.pending, l.next = spare[:0], nil
 		l.mu.Unlock()
 
-		l.write(file, lines)
-		if next != nil { // the lines before belong to the old file
+		if next != nil {
+			l.write(file, lines[:nextAt])
 			file.Close()
 			file = next
+			l.write(file, lines[nextAt:])
+		} else {
+			l.write(file, lines)
 		}
 		if spare = lines; cap(spare) > 2*l.opts.Buffer {
 			spare = nil

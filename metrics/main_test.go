@@ -13,6 +13,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"go.uber.org/goleak"
 
+	"adit/accesslog"
 	"adit/agent"
 	"adit/auth"
 	"adit/dialect"
@@ -54,7 +55,12 @@ func newFixture(t *testing.T) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.reg = metrics.Registry("1.2.3", metrics.NewServer(f, budget))
+	access, err := accesslog.Open(accesslog.Options{Writer: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { access.Close() })
+	f.reg = metrics.Registry("1.2.3", metrics.NewServer(f, budget), metrics.NewAccessLog(access))
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan error, 1)
 	go func() { ran <- f.Run(ctx) }()

@@ -100,6 +100,11 @@ type Options struct {
 	// Reload is what Server.Reload reads again.
 	Reload []Reloader
 
+	// OnRequest is called after each request of a visitor, and Tracer follows
+	// them; see ingress.HTTPOptions. Either may be nil.
+	OnRequest func(ingress.Finished)
+	Tracer    ingress.Tracer
+
 	// BlockFile is where the names that the operator has blocked last. If
 	// empty, they are forgotten with the server.
 	BlockFile string
@@ -227,6 +232,8 @@ func New(opts Options) (*Server, error) {
 		Scheme:         s.base.Scheme,
 		TrustedProxies: opts.TrustedProxies,
 		Own:            s.own,
+		OnRequest:      opts.OnRequest,
+		Tracer:         opts.Tracer,
 		Logger:         opts.Logger,
 	})
 	s.tcp = ingress.NewTCP(ingress.TCPOptions{

@@ -172,7 +172,7 @@ func (f *serverFlags) runWith(ctx context.Context, opts server.Options) error {
 	if err := f.identity.apply(&opts, path, f.dataDir, log); err != nil {
 		return err
 	}
-	operators, err := f.ops.admin.open(f.dataDir, log)
+	operators, err := f.ops.open(&opts, f.dataDir)
 	if err != nil {
 		return err
 	}
