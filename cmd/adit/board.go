@@ -206,12 +206,13 @@ func (b *board) entryLocked(e entry, first bool) {
 		for i := range slices.Backward(b.latest) {
 			if b.latest[i].id == e.id && b.latest[i].Conn == e.Conn {
 				b.latest[i] = e
+				return
 			}
 		}
 		return
 	}
-	if len(b.latest) == keptRequests {
-		b.latest = slices.Delete(b.latest, 0, 1)
+	if len(b.latest) == 2*keptRequests { // not moved each time
+		b.latest = slices.Delete(b.latest, 0, keptRequests)
 	}
 	b.latest = append(b.latest, e)
 }
@@ -270,7 +271,7 @@ func (b *board) view() screen.View {
 			v.Tunnels = append(v.Tunnels, b.tunnelLocked(s, i))
 		}
 	}
-	for _, e := range b.latest {
+	for _, e := range b.latest[max(0, len(b.latest)-keptRequests):] {
 		v.Requests = append(v.Requests, e.Request)
 	}
 	for _, l := range b.logs {

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,6 +21,7 @@ type Screen struct {
 	term    *terminal
 	painter *Painter
 
+	stale atomic.Bool   // Wake was called since the last view was taken
 	wake  chan struct{} // holds one
 	close func()
 }
@@ -49,8 +51,12 @@ func Start(f *os.File, style Style, view func() View) (*Screen, error) {
 	return s, nil
 }
 
-// Wake says that the view has changed. It does not block.
+// Wake says that the view has changed. It does not block, and costs next to
+// nothing however often it is called.
 func (s *Screen) Wake() {
+	if s.stale.Swap(true) {
+		return
+	}
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -102,6 +108,7 @@ func (s *Screen) paint() {
 		return
 	}
 	s.term.quiet()
+	s.stale.Store(false)
 	cols, rows := s.term.size()
 	s.painter.Paint(Render(s.view(), cols, rows, s.style), cols)
 }
