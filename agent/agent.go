@@ -29,14 +29,29 @@ import (
 // ErrSuperseded says that another process of the same agent has taken over.
 var ErrSuperseded = errors.New("agent: another process serves the same tunnels from here")
 
-// Options configures Run. Server, Token and Tunnels are required.
+// Options configures Run. Server and Tunnels are required, and Token or a
+// certificate in TLS.
 type Options struct {
 	// Server is the server's URL: ws, wss, http or https.
 	Server string
 
-	// Token returns the credential: the server's secret, or a JWT. It is
-	// called for each attempt to connect.
+	// Token returns the credential: the server's secret, or a token. It is
+	// called for each attempt to connect. If nil, none is shown: TLS then
+	// shows a certificate.
 	Token func() (string, error)
+
+	// NextToken waits until last, on which a session lives, is to be replaced,
+	// and returns what replaces it; ctx ends with the session, which goes on
+	// with all its streams. After an error it is called again, after a pause.
+	// If nil, Token is asked for another one before a JWT expires; see
+	// RefreshAt.
+	NextToken func(ctx context.Context, last string) (string, error)
+
+	// NextCertificate waits until TLS shows another certificate than it did
+	// when it was called, so that the session shows it too; ctx ends with
+	// the session. If nil, a new one shows when the session loses its
+	// connection. An error is the end of it.
+	NextCertificate func(ctx context.Context) error
 
 	// Tunnels are what is exposed, at least one.
 	Tunnels []Tunnel
@@ -166,7 +181,6 @@ func New(opts Options) (*Agent, error) {
 		leaving:  sync.OnceFunc(func() { close(left) }),
 		dialer: &native.Dialer{
 			Server:      opts.Server,
-			Token:       opts.Token,
 			Instance:    opts.Instance,
 			TLS:         opts.TLS,
 			DialContext: opts.DialContext,
@@ -319,6 +333,10 @@ func (a *Agent) connect(ctx, trying context.Context) error {
 	present, _ := a.tunnels.snapshot()
 	d := *a.dialer
 	d.ID = present[0].ID
+	shown := &shownToken{token: a.opts.Token}
+	if a.opts.Token != nil {
+		d.Token = shown.next
+	}
 	so := a.opts.Session
 	so.Logger = a.log
 	so.OnCarrier = st.onCarrier
@@ -341,6 +359,7 @@ func (a *Agent) connect(ctx, trying context.Context) error {
 	ended := make(chan error, 1)
 	a.streams.Go(func() { ended <- s.Serve(serving) })
 	a.streams.Go(func() { a.accept(s) })
+	a.streams.Go(func() { a.keepCredential(s, shown.first) })
 
 	st.settle(trying)
 	if err := st.failure(); err != nil {

@@ -114,6 +114,7 @@ type Session struct {
 	log    *slog.Logger
 	report func(lost error, wait time.Duration)
 	letGo  atomic.Bool
+	renew  chan struct{} // a carrier is to be replaced
 }
 
 var _ net.Listener = (*Session)(nil)
@@ -152,7 +153,7 @@ func Dial(ctx context.Context, d *Dialer, opts SessionOptions) (*Session, error)
 	if err != nil {
 		return nil, err
 	}
-	return &Session{s: s, dialer: d, log: opts.Logger, report: opts.OnCarrier}, nil
+	return &Session{s: s, dialer: d, log: opts.Logger, report: opts.OnCarrier, renew: make(chan struct{}, 1)}, nil
 }
 
 // Serve gives the session a new carrier each time that it loses one, until it
@@ -166,6 +167,11 @@ func (s *Session) Serve(ctx context.Context) error {
 			return context.Cause(ctx)
 		case <-s.s.Done():
 			return s.Err()
+		case <-s.renew:
+			if err := s.resume(ctx); err != nil && s.s.Err() == nil {
+				s.log.Warn("carrier not renewed", "err", err)
+			}
+			continue
 		case <-s.s.Detached():
 		}
 		if s.s.Err() != nil {
@@ -201,6 +207,16 @@ func (s *Session) Serve(ctx context.Context) error {
 // LetGo has Serve end the session, instead of giving it a new carrier, once it
 // has no streams: another one has taken its place.
 func (s *Session) LetGo() { s.letGo.Store(true) }
+
+// Renew asks Serve to give the session a new carrier while it has one, so that
+// the server sees what the dialer shows now. Streams go on. If there is none to
+// be had the session keeps the old one.
+func (s *Session) Renew() {
+	select {
+	case s.renew <- struct{}{}:
+	default: // is asked for already
+	}
+}
 
 // resume makes one attempt to get a carrier.
 func (s *Session) resume(ctx context.Context) error {

@@ -1,0 +1,185 @@
+package agent_test
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"adit/agent"
+	"adit/auth"
+	"adit/dialect"
+)
+
+func TestExpiry(t *testing.T) {
+	t.Parallel()
+	token := func(claims string) string {
+		return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".x"
+	}
+	for _, tt := range []struct {
+		token string
+		want  int64 // 0: it does not say
+	}{
+		{token(`{"exp":1798761600}`), 1798761600},
+		{token(`{"exp":1798761600.9}`), 1798761600},
+		{token(`{"exp":"1798761600"}`), 0},
+		{token(`{"exp":-1}`), 0},
+		{token(`{"exp":1e300}`), 0},
+		{token(`{}`), 0},
+		{token(`[]`), 0},
+		{"adit_token_x_y", 0},
+		{"a.!.b", 0},
+		{"a.b", 0},
+		{"", 0},
+	} {
+		got, ok := agent.Expiry(tt.token)
+		if ok != (tt.want != 0) || ok && got.Unix() != tt.want {
+			t.Errorf("Expiry(%q): got %v, %v, want %d", tt.token, got, ok, tt.want)
+		}
+	}
+}
+
+func TestRefreshAt(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for life, want := range map[time.Duration]time.Duration{
+		24 * time.Hour:   24*time.Hour - 5*time.Minute,
+		10 * time.Minute: 8 * time.Minute,
+		10 * time.Second: 8 * time.Second,
+		3 * time.Second:  2 * time.Second,
+		-time.Minute:     -time.Minute - time.Second,
+	} {
+		if got := agent.RefreshAt(now, now.Add(life)).Sub(now); got != want {
+			t.Errorf("a token for %v: got %v, want %v", life, got, want)
+		}
+	}
+}
+
+// onceConnected fails the test if the agent says something else than that it
+// connected once.
+func onceConnected(t *testing.T, r *running) {
+	t.Helper()
+	for {
+		select {
+		case s := <-r.states:
+			t.Errorf("the agent said %+v, want no word: the session goes on", s)
+		default:
+			return
+		}
+	}
+}
+
+// TestCredentialIsRenewed lets a session live on many short tokens, one after
+// the other, while a stream goes on.
+func TestCredentialIsRenewed(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	opts := f.options(agent.Tunnel{ID: "echo", Kind: dialect.TCP, Upstream: upstream(t, echoUpstream(t))})
+	scope := auth.Scope{IDs: []string{"echo"}, Ports: []auth.PortRange{{First: 1, Last: 65535}}}
+	var asked atomic.Int32
+	opts.Token = func() (string, error) {
+		asked.Add(1)
+		return f.token(3*time.Second-30*time.Second, scope), nil // the server allows for 30 s between clocks
+	}
+	r := run(t, opts)
+	s := r.until(agent.Connected)
+	c := f.visit(s.Bound[0].Port)
+	for began := time.Now(); time.Since(began) < 7*time.Second; {
+		echo(t, c, fmt.Sprintf("after %v", time.Since(began)))
+		time.Sleep(100 * time.Millisecond) // the stream's own pace
+	}
+	onceConnected(t, r)
+	if n := asked.Load(); n < 3 {
+		t.Errorf("the credential was asked for %d times, want at least 3", n)
+	}
+}
+
+// TestNextToken pushes credentials onto a session. One that is refused does no
+// harm, and neither does an error.
+func TestNextToken(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	opts := f.options(agent.Tunnel{ID: "echo", Kind: dialect.TCP, Upstream: upstream(t, echoUpstream(t))})
+	scope := auth.Scope{IDs: []string{"echo"}, Ports: []auth.PortRange{{First: 1, Last: 65535}}}
+	const life = 8 * time.Second // long enough for two pauses after failures
+	began := time.Now()
+	first := f.token(life-30*time.Second, scope)
+	good := f.token(time.Hour, scope)
+	opts.Token = func() (string, error) { return first, nil }
+	type next struct {
+		token string
+		err   error
+	}
+	steps := make(chan next, 3)
+	steps <- next{"", fmt.Errorf("not to be had")}
+	steps <- next{"nonsense, which nobody accepts", nil}
+	steps <- next{good, nil}
+	lasts := make(chan string, 10)
+	opts.NextToken = func(ctx context.Context, last string) (string, error) {
+		lasts <- last
+		select {
+		case n := <-steps:
+			return n.token, n.err
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
+	r := run(t, opts)
+	s := r.until(agent.Connected)
+	c := f.visit(s.Bound[0].Port)
+	for range 3 {
+		if last := <-lasts; last != first {
+			t.Errorf("asked for what follows %q, want what the session lives on", last)
+		}
+	}
+	if last := <-lasts; last != good {
+		t.Error("asked for what follows another token than the last good one")
+	}
+	for time.Since(began) < life+2*time.Second {
+		echo(t, c, "still there")
+		time.Sleep(100 * time.Millisecond) // the stream's own pace
+	}
+	onceConnected(t, r)
+}
+
+// TestNextCertificate gives a session a new carrier while it has one.
+func TestNextCertificate(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	opts := f.options(agent.Tunnel{ID: "echo", Kind: dialect.TCP, Upstream: upstream(t, echoUpstream(t))})
+	renew := make(chan struct{})
+	opts.NextCertificate = func(ctx context.Context) error {
+		select {
+		case <-renew:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	r := run(t, opts)
+	s := r.until(agent.Connected)
+	c := f.visit(s.Bound[0].Port)
+	for n := range 3 {
+		echo(t, c, "before")
+		renew <- struct{}{}
+		limit := time.After(patience)
+		for f.dialled() < n+2 {
+			select {
+			case <-limit:
+				t.Fatalf("no new carrier after %v", patience)
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+		echo(t, c, "after")
+	}
+	onceConnected(t, r)
+}
+
+// dialled returns how many carriers agents have dialled.
+func (f *fixture) dialled() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.conns)
+}
