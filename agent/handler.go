@@ -20,7 +20,8 @@ const (
 )
 
 // HandlerUpstream returns an upstream inside this program: the agent serves its
-// streams with h, over HTTP/1.1. name is as for NewListener.
+// streams with h, over HTTP/1.1 or, for tunnels with HTTP2, over HTTP/2. name is
+// as for NewListener.
 //
 // A request's RemoteAddr is the address of who connected to the server; its
 // port is 0 where a stream carries the requests of several visitors. When Run
@@ -32,16 +33,22 @@ func HandlerUpstream(name string, h http.Handler) *Upstream {
 
 // A handlerServer serves the streams of one HandlerUpstream.
 type handlerServer struct {
-	ln     *Listener
-	server *http.Server
-	served chan struct{} // closed when server.Serve has returned
+	ln      *Listener
+	handler http.Handler
+	server  *http.Server
+	served  chan struct{} // closed when server.Serve has returned
 }
 
 func newHandlerServer(u *Upstream, log *slog.Logger) *handlerServer {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true) // streams are a session's to encrypt
 	s := &handlerServer{
-		ln:     NewListener(u.addr, 0),
-		served: make(chan struct{}),
+		ln:      NewListener(u.addr, 0),
+		handler: u.handler,
+		served:  make(chan struct{}),
 		server: &http.Server{
+			Protocols:         protocols,
 			Handler:           withVisitor(u.handler),
 			ReadHeaderTimeout: handlerHeadTimeout,
 			IdleTimeout:       handlerIdleTimeout,
@@ -66,6 +73,9 @@ func (s *handlerServer) shutdown(ctx context.Context) {
 		s.server.Close()
 	}
 	<-s.served
+	if h, ok := s.handler.(interface{ CloseIdleConnections() }); ok {
+		h.CloseIdleConnections()
+	}
 }
 
 // handlerServers are those of one Run, each started by its first stream.

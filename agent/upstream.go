@@ -23,6 +23,7 @@ type Upstream struct {
 	tls     *tls.Config  // nil for plain conns
 	ln      *Listener    // nil for all others
 	handler http.Handler // nil for all others
+	behind  *Upstream    // that the handler relays to; nil for all others
 }
 
 // ParseUpstream understands a port ("3000", on localhost), "host:port",
@@ -108,6 +109,9 @@ func (u *Upstream) dial(ctx context.Context) (net.Conn, error) {
 // for, and hangs up. What is inside this program always answers. ctx bounds the
 // attempt, besides a limit of 10 s.
 func (u *Upstream) Check(ctx context.Context) error {
+	if u.behind != nil {
+		return u.behind.Check(ctx)
+	}
 	if u.network == "" {
 		return nil
 	}

@@ -76,7 +76,7 @@ func parseRate(flag, s string) (policy.Rate, error) {
 // they would leave a door open that somebody believes is shut.
 var ruleFlags = []string{
 	"allow-ip", "deny-ip", "rate", "total-rate", "max-body", "basic-auth", "basic-auth-file",
-	"viewer-tokens", "viewer-key-file", "visitor-ca-file",
+	"viewer-tokens", "viewer-key-file", "visitor-ca-file", "verify-webhook",
 }
 
 // ruleAnnotation marks those flags in a command.
@@ -105,6 +105,9 @@ func unheeded(fl *pflag.FlagSet, values map[string]string) string {
 		if _, set := values[envName(name)]; set && fl.Lookup(name) == nil {
 			return envName(name)
 		}
+	}
+	if _, set := values[envWebhookSecret]; set && fl.Lookup("basic-auth") != nil && fl.Lookup("verify-webhook") == nil {
+		return envWebhookSecret
 	}
 	return ""
 }
@@ -143,6 +146,8 @@ type policyFlags struct {
 	viewerTokens      bool
 	viewerKeyFile     string
 	visitorCAFile     string
+
+	agentErrors bool // no flag: the agent answers some requests itself
 }
 
 // addTCP adds the flags for tunnels of connections. Those that are about
@@ -179,6 +184,7 @@ func (f *policyFlags) policy(t agent.Tunnel) (p policy.Policy, err error) {
 	if err := f.conns.apply(&p); err != nil {
 		return p, err
 	}
+	p.AgentErrors = f.agentErrors
 	if p.MaxBody, err = parseSize("max-body", f.maxBody); err != nil {
 		return p, err
 	}

@@ -63,10 +63,11 @@ type tunnelFlags struct {
 	port   uint16
 	folder folder.Options
 	rules  policyFlags
+	does   requestFlags
 }
 
 func (p *program) newTunnelFlags(kind dialect.Kind) tunnelFlags {
-	return tunnelFlags{kind: kind, rules: policyFlags{p: p}}
+	return tunnelFlags{kind: kind, rules: policyFlags{p: p}, does: requestFlags{p: p}}
 }
 
 func (f *tunnelFlags) add(fl *pflag.FlagSet) {
@@ -75,6 +76,7 @@ func (f *tunnelFlags) add(fl *pflag.FlagSet) {
 	case dialect.HTTP:
 		fl.BoolVar(&f.folder.Listing, "listing", false, "show what is in a folder without index.html")
 		fl.BoolVar(&f.folder.DotFiles, "dot-files", false, "serve files of a folder whose names begin with a dot too")
+		f.does.add(fl)
 		f.rules.addHTTP(fl)
 	case dialect.TCP:
 		fl.Uint16Var(&f.port, "port", 0, "public TCP port (default one that the server chooses)")
@@ -95,6 +97,11 @@ func (f *tunnelFlags) tunnel(upstream string, log *slog.Logger) (t agent.Tunnel,
 	}
 	if t.ID, err = tunnel.ParseID(id); err != nil {
 		return t, usagef("--id: %v", err)
+	}
+	if f.kind == dialect.HTTP {
+		if t.Upstream, f.rules.agentErrors, err = f.does.upstream(t.Upstream, log); err != nil {
+			return t, err
+		}
 	}
 	return t, f.rules.apply(&t)
 }

@@ -259,3 +259,10 @@ func parseLength(b []byte) (int64, bool) {
 	}
 	return n, true
 }
+
+// IsToken reports whether s is a token (RFC 9110, section 5.6.2), as the name of
+// a field or a method is.
+func IsToken(s string) bool { return s != "" && all([]byte(s), isToken) }
+
+// IsValue reports whether s may be the value of a field.
+func IsValue(s string) bool { return all([]byte(s), isValue) }
