@@ -41,7 +41,7 @@ type Rules struct {
 // Webhook says how requests have to be signed.
 type Webhook struct {
 	// Scheme is "github", "stripe", "slack", "svix", "standard", "shopify",
-	// or "hmac:" with parameters; see docs/webhooks.md.
+	// or "hmac:" with parameters; see docs/requests.md.
 	Scheme string
 
 	// Secrets are those that may have signed, one to ten.

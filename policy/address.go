@@ -15,6 +15,9 @@ func ParsePrefix(s string) (netip.Prefix, error) {
 		if aerr != nil {
 			return netip.Prefix{}, fmt.Errorf("%.60q: want an address such as 10.0.0.1 or a network such as 10.0.0.0/8", s)
 		}
+		if a.Zone() != "" { // a prefix would drop it
+			return netip.Prefix{}, fmt.Errorf("%.60q: an address with a zone means something on one machine only; leave out %%%s", s, a.Zone())
+		}
 		p = netip.PrefixFrom(a, a.BitLen())
 	}
 	return p, checkPrefix(p)
@@ -24,8 +27,6 @@ func checkPrefix(p netip.Prefix) error {
 	switch {
 	case !p.IsValid():
 		return fmt.Errorf("%q: want an address or a network such as 10.0.0.0/8", p)
-	case p.Addr().Zone() != "":
-		return fmt.Errorf("%q: an address with a zone means something on one machine only; leave out %%%s", p, p.Addr().Zone())
 	case p.Addr().Is4In6():
 		return fmt.Errorf("%q: write it as the IPv4 address that it is", p)
 	case p.Masked() != p:

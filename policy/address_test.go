@@ -47,3 +47,17 @@ func TestAddresses(t *testing.T) {
 		}
 	}
 }
+
+func TestParsePrefix(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"192.0.2.1": "192.0.2.1/32", "192.0.2.0/24": "192.0.2.0/24", "2001:db8::/32": "2001:db8::/32", "::1": "::1/128",
+		"0.0.0.0/0": "0.0.0.0/0", "": "", "192.0.2.1/24": "", "192.0.2.0/33": "", "localhost": "", "fe80::1%eth0": "",
+		"fe80::/10%eth0": "", "::ffff:192.0.2.1": "", "::ffff:192.0.2.0/120": "", "192.0.2": "", "192.0.2.01": "",
+	} {
+		p, err := ParsePrefix(in)
+		if (err == nil) != (want != "") || err == nil && p.String() != want {
+			t.Errorf("%q: got %v, %v; want %q", in, p, err, want)
+		}
+	}
+}

@@ -300,7 +300,7 @@ func TestTunnelsOfFile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var tf tunnelFile
+			tf := tunnelFile{p: &program{}}
 			tunnels, err := tf.tunnels(file.Top, pflag.NewFlagSet("agent", pflag.ContinueOnError))
 			all := config.Problems(err)
 			for i, e := range all {
@@ -318,7 +318,7 @@ func TestTunnelsOfFile(t *testing.T) {
 // A tunnel whose settings stay keeps its upstream, and no other does.
 func TestTunnelsOfFileStay(t *testing.T) {
 	t.Parallel()
-	var tf tunnelFile
+	tf := tunnelFile{p: &program{}}
 	load := func(text string) []*agent.Upstream {
 		t.Helper()
 		file, err := config.Parse("x.yaml", []byte(text))

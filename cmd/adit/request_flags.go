@@ -21,6 +21,7 @@ type requestFlags struct {
 	p *program
 
 	setRequest, setResponse       []string
+	requestFile, responseFile     string
 	removeRequest, removeResponse []string
 	hostHeader                    string
 	verifyWebhook                 string
@@ -29,9 +30,11 @@ type requestFlags struct {
 }
 
 func (f *requestFlags) add(fl *pflag.FlagSet) {
-	fl.StringArrayVar(&f.setRequest, "request-header", nil, "header field that the upstream gets, such as 'X-Env: dev', or @FILE with one in each line; may be given several times")
+	fl.StringArrayVar(&f.setRequest, "request-header", nil, "header field that the upstream gets, such as 'X-Env: dev'; may be given several times")
+	fl.StringVar(&f.requestFile, "request-header-file", "", "file with such header fields, one in each line; for those that nobody else should read")
 	fl.StringSliceVar(&f.removeRequest, "remove-request-header", nil, "names of header fields that the upstream does not get")
-	fl.StringArrayVar(&f.setResponse, "response-header", nil, "header field that visitors get, such as 'X-Frame-Options: DENY', or @FILE; may be given several times")
+	fl.StringArrayVar(&f.setResponse, "response-header", nil, "header field that visitors get, such as 'X-Frame-Options: DENY'; may be given several times")
+	fl.StringVar(&f.responseFile, "response-header-file", "", "file with such header fields, one in each line")
 	fl.StringSliceVar(&f.removeResponse, "remove-response-header", nil, "names of header fields that visitors do not get")
 	fl.StringVar(&f.hostHeader, "host-header", "", "Host that the upstream gets: rewrite for its own address, or a host (default that of the visitor)")
 	fl.StringVar(&f.verifyWebhook, "verify-webhook", "", "only requests that are signed may enter: github, stripe, slack, svix, standard, shopify, or hmac:header=X-Signature")
@@ -42,10 +45,10 @@ func (f *requestFlags) add(fl *pflag.FlagSet) {
 // upstream returns up with the rules of the flags, and whether there are any.
 func (f *requestFlags) upstream(up *agent.Upstream, log *slog.Logger) (_ *agent.Upstream, rules bool, err error) {
 	r := agent.Rules{RemoveRequest: f.removeRequest, RemoveResponse: f.removeResponse, Host: f.hostHeader}
-	if r.SetRequest, err = headerFields("request-header", f.setRequest); err != nil {
+	if r.SetRequest, err = headerFields("request-header-file", f.requestFile, f.setRequest); err != nil {
 		return nil, false, err
 	}
-	if r.SetResponse, err = headerFields("response-header", f.setResponse); err != nil {
+	if r.SetResponse, err = headerFields("response-header-file", f.responseFile, f.setResponse); err != nil {
 		return nil, false, err
 	}
 	if r.Webhook, err = f.webhook(); err != nil {
@@ -61,26 +64,20 @@ func (f *requestFlags) upstream(up *agent.Upstream, log *slog.Logger) (_ *agent.
 	return with, true, nil
 }
 
-// headerFields returns the fields of a flag, with those of the files that it
-// names.
-func headerFields(flag string, values []string) (fields []string, err error) {
-	for _, v := range values {
-		path, ok := strings.CutPrefix(v, "@")
-		if !ok {
-			fields = append(fields, v)
-			continue
-		}
-		b, err := readBounded(path)
-		if err != nil {
-			return nil, fmt.Errorf("--%s: %w", flag, err)
-		}
-		lines := nonEmptyLines(string(b))
-		if lines == nil {
-			return nil, usagef("--%s: %s has no header field", flag, path)
-		}
-		fields = append(fields, lines...)
+// headerFields returns fields with those of the file that a flag names, if any.
+func headerFields(flag, path string, fields []string) ([]string, error) {
+	if path == "" {
+		return fields, nil
 	}
-	return fields, nil
+	b, err := readBounded(path)
+	if err != nil {
+		return nil, fmt.Errorf("--%s: %w", flag, err)
+	}
+	lines := nonEmptyLines(string(b))
+	if lines == nil {
+		return nil, usagef("--%s: %s has no header field", flag, path)
+	}
+	return append(lines, fields...), nil
 }
 
 func nonEmptyLines(s string) (lines []string) {
