@@ -75,7 +75,7 @@ func TestServer(t *testing.T) {
 func TestMemoryServer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		srv := adittest.NewMemoryServer(t)
+		srv := adittest.NewMemoryServer(t, func(o *server.Options) { o.Hold = 18 * time.Second }) // longer than programs wait
 		l := srv.Listen(t, adit.WithID("web"))
 		serve(t, l, "hello")
 		if want := "http://web.adit.test/"; l.URL() != want {
