@@ -17,11 +17,6 @@ type Listener struct {
 
 var _ net.Listener = (*Listener)(nil)
 
-// A Conn is a conn from a visitor; those that a Listener accepts are *Conns. It
-// has a CloseWrite, deadlines and the addresses of both ends, as a *net.TCPConn
-// has, and goes on when the connection to the server is lost and made again.
-type Conn = agent.Conn
-
 // Listen gets a public address and returns when visitors can come. The options
 // WithServer, WithToken (or their environment variables) and WithID are
 // required; the address is one for HTTP unless WithTCP or WithTLS asks for
@@ -56,7 +51,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 		}
 		return nil, &net.OpError{Op: "accept", Net: l.Addr().Network(), Addr: l.Addr(), Err: net.ErrClosed}
 	}
-	return c, nil
+	return &Conn{c.(*agent.Conn)}, nil
 }
 
 // Addr returns the host and port of URL, for network "tcp". There, visitors

@@ -9,8 +9,11 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/net/nettest"
 
 	"adit"
 	"adit/adittest"
@@ -180,6 +183,44 @@ func TestListenTCP(t *testing.T) {
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Read after Close: %v, want %v", err, net.ErrClosed)
 	}
+}
+
+// Reset ends a conn so that the visitor cannot take it for the whole.
+func TestReset(t *testing.T) {
+	t.Parallel()
+	srv := adittest.NewServer(t)
+	l := srv.Listen(t, adit.WithID("raw"), adit.WithTCP(0))
+	visitor := visit(t, l.URL())
+	c := accept(t, l)
+	pass(t, c, visitor, "the first half")
+	c.Reset()
+	if _, err := visitor.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("Read of the visitor: %v, want %v", err, syscall.ECONNRESET)
+	}
+
+	visitor = visit(t, l.URL())
+	c = accept(t, l)
+	pass(t, visitor, c, "the first half")
+	visitor.SetLinger(0)
+	visitor.Close()
+	if _, err := c.Read(make([]byte, 1)); err == nil || err == io.EOF {
+		t.Errorf("Read after the visitor's reset: %v, want an error other than %v", err, io.EOF)
+	}
+}
+
+// The conns behave as net.Conn demands.
+func TestConn(t *testing.T) {
+	srv := adittest.NewServer(t)
+	l := srv.Listen(t, adit.WithID("raw"), adit.WithTCP(0))
+	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+		if c1, err = net.Dial("tcp", l.Addr().String()); err != nil {
+			return nil, nil, nil, err
+		}
+		if c2, err = l.Accept(); err != nil {
+			return nil, nil, nil, err
+		}
+		return c1, c2, func() { c1.Close(); c2.Close() }, nil
+	})
 }
 
 // Close leaves conns open, and Shutdown waits for them.
