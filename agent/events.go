@@ -27,6 +27,10 @@ type Stream struct {
 	Begin    time.Time
 	Duration time.Duration // since Begin
 
+	// Reached says that the upstream answered this stream. It is not known of
+	// one that is served by this program, even if that asks another upstream.
+	Reached bool
+
 	// Done says that the stream has ended, and Refused that it came to
 	// nothing because the upstream was not reached: Err is why. Otherwise
 	// Err is what broke the stream, and nil if both sides ended it.
@@ -146,8 +150,14 @@ func (o *observation) relayOptions() relay.Options {
 	return opts
 }
 
-// opened tells that the upstream was reached.
-func (o *observation) opened() { o.tell() }
+// opened tells that the stream is served, by an upstream that was reached or
+// by this program.
+func (o *observation) opened(reached bool) {
+	if o != nil {
+		o.stream.Reached = reached
+		o.tell()
+	}
+}
 
 // refused tells that it was not.
 func (o *observation) refused(err error) {

@@ -149,7 +149,7 @@ func TestOnRequest(t *testing.T) {
 	for _, r := range e.requests {
 		open := false
 		for _, s := range e.streams {
-			open = open || s.ID == r.Stream && s.Tunnel == r.Tunnel && !s.Done
+			open = open || s.ID == r.Stream && s.Tunnel == r.Tunnel && !s.Done && s.Reached == (s.Tunnel == "socket")
 		}
 		if !open {
 			t.Errorf("%+v is on no stream that was told of", r)
@@ -269,7 +269,7 @@ func TestOnStream(t *testing.T) {
 		})
 		return s
 	}
-	if s := find("echo", false); s.Kind != dialect.TCP || s.Upstream != opts.Tunnels[0].Upstream || s.Visitor.String() != c.LocalAddr().String() {
+	if s := find("echo", false); s.Kind != dialect.TCP || s.Upstream != opts.Tunnels[0].Upstream || !s.Reached || s.Visitor.String() != c.LocalAddr().String() {
 		t.Errorf("got %+v, want TCP, the upstream, and %v", s, c.LocalAddr())
 	}
 	c.CloseWrite()
@@ -281,7 +281,7 @@ func TestOnStream(t *testing.T) {
 	if c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", bound[1].Port)); err == nil { // it may be reset at once
 		defer c.Close()
 	}
-	if s := find("down", true); !s.Refused || s.Err == nil {
+	if s := find("down", true); !s.Refused || s.Reached || s.Err == nil {
 		t.Errorf("got %+v, want refused and why", s)
 	}
 	if err := down.Check(t.Context()); err == nil {

@@ -33,7 +33,7 @@ func (o *observation) observed(in tunnel.Incoming) tunnel.Incoming {
 func (s *observedStream) Accept() error {
 	err := s.Incoming.Accept()
 	if err == nil && !s.accepted.Swap(true) {
-		s.o.opened()
+		s.o.opened(false)
 	}
 	return err
 }

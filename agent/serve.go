@@ -53,7 +53,7 @@ func (a *Agent) serve(ctx context.Context, in tunnel.Incoming) {
 		conn.Close()
 		return
 	}
-	seen.opened()
+	seen.opened(true)
 	res, err := relay.Relay(in, conn, seen.relayOptions())
 	seen.ended(res.AtoB, res.BtoA, err)
 	a.log.Debug("stream ended", "service", up.String(), "sent", res.BtoA, "received", res.AtoB, "err", err)

@@ -105,6 +105,10 @@ func (u *Upstream) dial(ctx context.Context) (net.Conn, error) {
 	return (&net.Dialer{}).DialContext(ctx, u.network, u.addr)
 }
 
+// InProcess reports whether u is part of this program, and so always answers:
+// a Listener or a handler.
+func (u *Upstream) InProcess() bool { return u.network == "" && u.behind == nil }
+
 // Check reports whether u answers now: it connects, with TLS if that is asked
 // for, and hangs up. What is inside this program always answers. ctx bounds the
 // attempt, besides a limit of 10 s.
@@ -112,7 +116,7 @@ func (u *Upstream) Check(ctx context.Context) error {
 	if u.behind != nil {
 		return u.behind.Check(ctx)
 	}
-	if u.network == "" {
+	if u.InProcess() {
 		return nil
 	}
 	c, err := u.dial(ctx)

@@ -167,15 +167,17 @@ func (b *board) streamLocked(s agent.Stream) {
 		return
 	case s.Done:
 		delete(b.open, s.ID)
-		if h := b.health[s.Upstream]; s.Kind == dialect.HTTP && h.state == screen.Up {
-			h.doubt = true // one that stops ends its conns
-			b.health[s.Upstream] = h
-		}
 	default:
 		b.open[s.ID] = true
 		b.streams++
-		b.health[s.Upstream] = health{state: screen.Up}
 	}
+	h := b.health[s.Upstream]
+	if s.Reached && !s.Done {
+		h = health{state: screen.Up}
+	} else {
+		h.doubt = true // one that stops ends its conns
+	}
+	b.health[s.Upstream] = h
 	if s.Kind == dialect.HTTP {
 		return
 	}
@@ -297,6 +299,9 @@ func (b *board) tunnelLocked(s *seat, i int) screen.Tunnel {
 	t := s.tunnels[i]
 	h := b.health[t.Upstream]
 	out := screen.Tunnel{Name: string(t.ID), Upstream: t.Upstream.String(), Health: h.state, Problem: h.problem}
+	if t.Upstream.InProcess() {
+		out.Health = screen.Unknown // it goes without saying
+	}
 	if i < len(s.bound) {
 		out.URLs = s.bound[i].URLs
 	}

@@ -148,9 +148,14 @@ func TestProbe(t *testing.T) {
 	}
 	defer ln.Close()
 	web, raw := parseUpstream(t, ts.URL), parseUpstream(t, ln.Addr().String())
+	inside := agent.HandlerUpstream("files", http.NotFoundHandler())
 	b := newBoard()
-	opts := agent.Options{Tunnels: []agent.Tunnel{{ID: "web", Kind: dialect.HTTP, Upstream: web}, {ID: "raw", Kind: dialect.TCP, Upstream: raw}}}
+	opts := agent.Options{Tunnels: []agent.Tunnel{{ID: "web", Kind: dialect.HTTP, Upstream: web}, {ID: "raw", Kind: dialect.TCP, Upstream: raw}, {ID: "files", Kind: dialect.HTTP, Upstream: inside}}}
 	b.join(&opts, false)
+	opts.OnStream(agent.Stream{ID: 9, Kind: dialect.HTTP, Upstream: inside})
+	if h := b.view().Tunnels[2].Health; h != screen.Unknown {
+		t.Errorf("a part of this program is said to answer or not: %v", h)
+	}
 	if got := b.unproven(); !slices.Equal(got, []*agent.Upstream{web}) {
 		t.Errorf("probes %v, want the HTTP upstream alone", got)
 	}
@@ -158,8 +163,8 @@ func TestProbe(t *testing.T) {
 	if h := b.health[web]; h.state != screen.Up || len(b.unproven()) != 0 {
 		t.Errorf("got %+v, want up and nothing to ask", h)
 	}
-	opts.OnStream(agent.Stream{ID: 1, Kind: dialect.HTTP, Upstream: web})
-	opts.OnStream(agent.Stream{ID: 1, Kind: dialect.HTTP, Upstream: web, Done: true})
+	opts.OnStream(agent.Stream{ID: 1, Kind: dialect.HTTP, Upstream: web, Reached: true})
+	opts.OnStream(agent.Stream{ID: 1, Kind: dialect.HTTP, Upstream: web, Reached: true, Done: true})
 	if len(b.unproven()) != 1 {
 		t.Error("it is not asked again after a connection has ended")
 	}

@@ -62,7 +62,7 @@ func (b *board) unproven() (upstreams []*agent.Upstream) {
 	for _, s := range b.agents {
 		for _, t := range s.tunnels {
 			h := b.health[t.Upstream]
-			if t.Kind == dialect.HTTP && (h.state != screen.Up || h.doubt) && !seen[t.Upstream] {
+			if t.Kind == dialect.HTTP && !t.Upstream.InProcess() && (h.state != screen.Up || h.doubt) && !seen[t.Upstream] {
 				seen[t.Upstream] = true
 				upstreams = append(upstreams, t.Upstream)
 			}

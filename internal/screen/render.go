@@ -282,6 +282,7 @@ func (r *renderer) notes() (lines []Line) {
 	return lines
 }
 
+// logs lists the latest n, each in two lines if it is long.
 func (r *renderer) logs(n int) (lines []Line) {
 	logs := r.v.Logs
 	for _, l := range logs[max(0, len(logs)-n):] {
@@ -295,7 +296,15 @@ func (r *renderer) logs(n int) (lines []Line) {
 		if l.Count > 1 {
 			text = fmt.Sprintf("(%d times) %s", l.Count, text)
 		}
-		lines = append(lines, r.fit(w, normal, text).line())
+		at := w.width
+		for i, s := range r.style.wrap(r.style.clean(text), max(1, r.wide-at), 2) {
+			if i > 0 {
+				lines = append(lines, w.line())
+				w = r.new().to(at)
+			}
+			w.add(normal, s)
+		}
+		lines = append(lines, w.line())
 	}
 	return lines
 }
