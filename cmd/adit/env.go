@@ -35,6 +35,9 @@ func (p *program) getenv(name string) (value string) {
 // the environment. A variable that no command knows is an error: it would be a
 // setting that somebody relies on and that does nothing.
 func (p *program) applyEnvironment(root, c *cobra.Command) error {
+	if isCompletion(c) {
+		return nil // it has no settings, and nobody would see what is wrong
+	}
 	known := map[string]bool{envToken: true, envWebhookSecret: true}
 	for _, sub := range withSubcommands(root) {
 		sub.Flags().VisitAll(func(f *pflag.Flag) {

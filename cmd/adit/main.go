@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"sync/atomic"
 	"syscall"
 
@@ -101,10 +102,11 @@ func (p *program) rootCommand() *cobra.Command {
 			return c.Help()
 		},
 	}
-	root.CompletionOptions.HiddenDefaultCmd = true
+	root.CompletionOptions.DisableDefaultCmd = true // ours comes with the rest
 	root.AddCommand(
 		p.serverCommand(), p.agentCommand(),
-		p.tokenCommand(), p.demoCommand(), p.statusCommand(), p.serviceCommand(), p.configCommand(), p.versionCommand(),
+		p.tokenCommand(), p.demoCommand(), p.statusCommand(), p.serviceCommand(), p.configCommand(),
+		p.completionCommand(), p.manCommand(), p.versionCommand(),
 	)
 	root.AddCommand(dropInCommands()...)
 	for _, k := range tunnelKinds {
@@ -113,7 +115,9 @@ func (p *program) rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%v (see %s --help)", err, c.CommandPath())
 	})
+	groupCommands(root)
 	for _, c := range withSubcommands(root) {
+		addCompletions(c)
 		if args := c.Args; args != nil {
 			c.Args = func(c *cobra.Command, given []string) error {
 				if err := args(c, given); err != nil {
@@ -125,6 +129,27 @@ func (p *program) rootCommand() *cobra.Command {
 	}
 	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error { return p.applyEnvironment(root, c) }
 	return root
+}
+
+// commandGroups are the parts of the list of commands in the help.
+var commandGroups = []struct {
+	title    string
+	commands []string
+}{
+	{"Expose services:", []string{"http", "tcp", "tls", "agent", "demo"}},
+	{"Run a server:", []string{"server", "token"}},
+	{"Operate either:", []string{"config", "service", "status"}},
+}
+
+func groupCommands(root *cobra.Command) {
+	for _, g := range commandGroups {
+		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title})
+		for _, c := range root.Commands() {
+			if slices.Contains(g.commands, c.Name()) {
+				c.GroupID = g.title
+			}
+		}
+	}
 }
 
 // withSubcommands returns c and all commands below it.

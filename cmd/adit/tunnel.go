@@ -38,7 +38,7 @@ var tunnelKinds = []tunnelKind{
 		short: "Expose an HTTP service",
 		long: "Expose an HTTP service that this machine reaches. UPSTREAM is a port of this\n" +
 			"machine, host:port, http://host:port, https://host or unix:/path; or a folder\n" +
-			"whose files are served, which begins with ./, ../ or /.",
+			"whose files are served, such as ./public.",
 		example: "  adit http 3000\n  adit http ./public --listing\n" +
 			"  adit http app.internal:8000 --id app --server wss://tunnel.example.com",
 		sample: "3000",
@@ -117,7 +117,7 @@ func (f *tunnelFlags) upstream(s string, log *slog.Logger) (*agent.Upstream, err
 		}
 		return agent.HandlerUpstream(h.Dir(), h), nil
 	case f.folder != folder.Options{}:
-		return nil, usagef("--listing and --dot-files are about folders, and %q is none: a folder begins with ./, ../ or /", s)
+		return nil, usagef("--listing and --dot-files are about folders, and %q is none: a folder is written with a slash, such as ./public", s)
 	}
 	up, err := agent.ParseUpstream(s)
 	if err != nil {
@@ -129,13 +129,13 @@ func (f *tunnelFlags) upstream(s string, log *slog.Logger) (*agent.Upstream, err
 	return up, nil
 }
 
-// isFolder reports whether an upstream is a folder, by how it is written.
+// isFolder reports whether an upstream is a folder, by how it is written: with a
+// slash, which no port and no host has.
 func isFolder(s string) bool {
 	if filepath.IsAbs(s) || s == "." || s == ".." {
 		return true
 	}
-	s = filepath.ToSlash(s)
-	return strings.HasPrefix(s, "./") || strings.HasPrefix(s, "../")
+	return strings.Contains(filepath.ToSlash(s), "/") && !strings.Contains(s, "://") && !strings.HasPrefix(s, "unix:")
 }
 
 // tunnelCommand is the command that exposes one thing of that kind.
