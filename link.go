@@ -32,8 +32,10 @@ var errStart = fmt.Errorf("not connected after %v: %w", startTimeout, context.De
 // tunnel.
 type link struct {
 	opts   *options
-	ctx    context.Context // ends when the link is to; for the token's function
+	ctx    context.Context // ends when the link is to
 	cancel context.CancelFunc
+	asking context.Context // ends later, with the link's conns; for the token's function
+	hush   context.CancelFunc
 	cut    chan struct{} // closed to end conns for which the link still waits
 	told   chan struct{} // closed when the server has been told that the link ends, or need not be
 	gone   chan struct{} // closed when nothing of the agent is left
@@ -68,6 +70,7 @@ func start(ctx context.Context, o *options, up *agent.Upstream, ended func() err
 		events: newEventQueue(o.events),
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.asking, l.hush = context.WithCancel(context.Background())
 	if !o.private() && o.dial == nil {
 		o.log.Warn("the way to the server is not encrypted, nor is the credential on it: see wss", "tunnel", o.id)
 	}
@@ -103,6 +106,7 @@ func (l *link) run(up *agent.Upstream, ended func() error) {
 	l.err = err
 	l.mu.Unlock()
 	l.cancel()
+	l.hush()
 	ended()
 	l.toldOnce.Do(func() { close(l.told) })
 	l.enter(Event{State: StateClosed, Err: err})
@@ -146,7 +150,7 @@ func (l *link) agentOptions(up *agent.Upstream) agent.Options {
 
 // token gives the agent its credential.
 func (l *link) token() (string, error) {
-	ctx, cancel := context.WithTimeout(l.ctx, tokenTimeout)
+	ctx, cancel := context.WithTimeout(l.asking, tokenTimeout)
 	defer cancel()
 	t, err := l.opts.token(ctx)
 	t = strings.TrimSpace(t)
@@ -232,6 +236,7 @@ func (l *link) stop() {
 // whoever is told one may call it.
 func (l *link) end() {
 	l.cancel()
+	l.hush()
 	l.cutOnce.Do(func() { close(l.cut) })
 	<-l.gone
 }

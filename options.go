@@ -71,9 +71,10 @@ func WithToken(token string) Option {
 }
 
 // WithTokenFunc lets f give the credential, each time that the program connects
-// to the server. ctx ends when the Listener or Tunnel is closed, or f has taken
-// 10 s. If f fails before the first connection Listen and Forward fail too;
-// later it is asked again after a pause.
+// to the server. ctx ends after 10 s, and when nobody needs the credential any
+// more. f may be called by several goroutines at once. If it fails before the
+// first connection Listen and Forward fail too; later it is asked again after a
+// pause.
 func WithTokenFunc(f func(ctx context.Context) (string, error)) Option {
 	return func(o *options) { o.token = f }
 }

@@ -18,6 +18,7 @@ import (
 	"adit"
 	"adit/adittest"
 	"adit/auth"
+	"adit/dialect/native"
 )
 
 // What waiting does not change is said at once.
@@ -151,6 +152,27 @@ func TestListenCancelled(t *testing.T) {
 			}
 		})
 	}
+	t.Run("bind", func(t *testing.T) {
+		t.Parallel()
+		ctx, cancel := context.WithCancel(t.Context())
+		d := native.New(native.Options{}) // of a server that admits, and then says nothing
+		ts := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			tun, err := d.Accept(w, r, func(context.Context, auth.Claim) (*auth.Identity, error) {
+				return &auth.Identity{Subject: "any", Scope: auth.Everything()}, nil
+			})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			t.Cleanup(func() { tun.Close() })
+			cancel()
+		}))
+		t.Cleanup(ts.Close)
+		_, err := adit.Listen(ctx, adit.WithServer(ts.URL), adit.WithToken("adit_x"), adit.WithID("web"))
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v, want %v", err, context.Canceled)
+		}
+	})
 	t.Run("before", func(t *testing.T) {
 		t.Parallel()
 		ctx, cancel := context.WithCancel(t.Context())

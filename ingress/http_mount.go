@@ -46,7 +46,7 @@ func (h *HTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer h.leave(m)
-	if h.parting() {
+	if h.parting() && r.Header.Get("Upgrade") == "" {
 		w.Header().Set("Connection", "close")
 	}
 	if mount := h.opts.Mount; mount != "" {
