@@ -1,9 +1,11 @@
 package adit_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"strings"
@@ -78,6 +80,79 @@ func TestRestartUnderLoad(t *testing.T) {
 	stop()
 	wg.Wait()
 	t.Logf("%d answers, %d failures", good.Load(), failed.Load())
+}
+
+// Whatever is cut, and when, each byte arrives once and in its place.
+func TestBytesSurviveCuts(t *testing.T) {
+	t.Parallel()
+	srv := adittest.NewServer(t)
+	l := srv.Listen(t, adit.WithID("raw"), adit.WithTCP(0))
+	var wg, visitors sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer c.Close()
+				if _, err := io.Copy(c, c); err != nil {
+					t.Errorf("echo: %v", err)
+				}
+				c.(*adit.Conn).CloseWrite()
+			})
+		}
+	})
+	size := 4 << 20
+	if testing.Short() {
+		size = 1 << 20
+	}
+	for i := range 4 {
+		visitors.Go(func() {
+			c, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			c.SetDeadline(time.Now().Add(2 * patience))
+			sent := make([]byte, size)
+			rand.NewChaCha8([32]byte{byte(i)}).Read(sent)
+			visitors.Go(func() {
+				for rest := sent; len(rest) > 0; {
+					n, err := c.Write(rest[:min(len(rest), 1+rand.IntN(64<<10))])
+					if err != nil {
+						t.Errorf("write: %v", err)
+						return
+					}
+					rest = rest[n:]
+				}
+				c.(*net.TCPConn).CloseWrite()
+			})
+			got, err := io.ReadAll(c)
+			if err != nil || !bytes.Equal(got, sent) {
+				t.Errorf("visitor %d: %d bytes came back, %v; want the %d that it sent", i, len(got), err, len(sent))
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() {
+		visitors.Wait()
+		close(done)
+	}()
+	cuts := 0
+	for over := false; !over; {
+		select {
+		case <-done:
+			over = true
+		case <-time.After(time.Duration(rand.IntN(40)) * time.Millisecond):
+			srv.Cut()
+			cuts++
+		}
+	}
+	t.Logf("%d cuts", cuts)
+	l.Close()
+	wg.Wait()
 }
 
 // Close and Shutdown from many goroutines at once, while visitors come.
