@@ -122,9 +122,13 @@ func (l *link) agentOptions(up *agent.Upstream) agent.Options {
 		rand.Read(b[:])
 		instance = hex.EncodeToString(b[:])
 	}
+	var token func() (string, error)
+	if o.token != nil {
+		token = l.token
+	}
 	return agent.Options{
 		Server: o.server,
-		Token:  l.token,
+		Token:  token,
 		Tunnels: []agent.Tunnel{{
 			ID:        tunnel.ID(o.id),
 			Kind:      o.kind,

@@ -142,8 +142,9 @@ func WithBacklog(n int) Option {
 }
 
 // WithTLSConfig configures TLS with the server, for servers whose certificate
-// is not signed by an authority of the system, or that want one of the agent.
-// The config is not changed, and must not be by the caller.
+// is not signed by an authority of the system. With a certificate in it, which
+// the server has to trust, no token is needed. The config is not changed, and
+// must not be by the caller.
 func WithTLSConfig(config *tls.Config) Option {
 	return func(o *options) { o.tls = config }
 }
@@ -217,7 +218,7 @@ func (o *options) check() error {
 	} else if err := checkServer(o.server); err != nil {
 		bad("WithServer: %w", err)
 	}
-	if o.token == nil {
+	if o.token == nil && !o.showsCertificate() {
 		bad("no credential: give WithToken or WithTokenFunc, or set %s", envToken)
 	}
 	if o.id == "" {
@@ -279,6 +280,11 @@ func checkServer(s string) error {
 		return fmt.Errorf("%q: %s", s, want)
 	}
 	return nil
+}
+
+// showsCertificate reports whether a certificate can stand for the token.
+func (o *options) showsCertificate() bool {
+	return o.tls != nil && (len(o.tls.Certificates) > 0 || o.tls.GetClientCertificate != nil)
 }
 
 // private reports whether nobody can listen on the way to the server: it has

@@ -3,11 +3,14 @@ package adit_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"slices"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"adit"
 	"adit/adittest"
@@ -151,6 +154,46 @@ func TestPortRefusedLater(t *testing.T) {
 	narrow.Store(false)
 	ev.until(t, adit.StateConnected)
 	pass(t, visit(t, l.URL()), accept(t, l), "hello")
+}
+
+// A token is replaced before it expires, and no conn notices.
+func TestTokenRefreshed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		srv := adittest.NewMemoryServer(t)
+		var asked atomic.Int64
+		token := adit.WithTokenFunc(func(context.Context) (string, error) {
+			asked.Add(1)
+			return srv.Token(auth.TokenClaims{
+				Subject: "web", Scope: auth.Everything(), Expires: time.Now().Add(10 * time.Minute),
+			}), nil
+		})
+		ev := newEvents()
+		l := srv.Listen(t, adit.WithID("web"), token, ev.option())
+		serve(t, l, func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(2 * time.Hour)
+			hello(w, r)
+		})
+		ev.until(t, adit.StateConnected)
+		patient := *srv.Client()
+		patient.Timeout = 0
+		resp, err := patient.Get(l.URL() + "slow")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if b, err := io.ReadAll(resp.Body); string(b) != "hello from /slow" {
+			t.Errorf("two hours later: %q, %v", b, err)
+		}
+		if n := asked.Load(); n < 12 || n > 30 {
+			t.Errorf("asked for %d tokens that last 10 minutes, in two hours", n)
+		}
+		select {
+		case e := <-ev:
+			t.Errorf("event %v, want none", e)
+		default:
+		}
+	})
 }
 
 // A token function that fails once the Listener is up is asked again.
