@@ -58,31 +58,53 @@ func (r Rules) IsZero() bool {
 		r.Host == "" && r.Webhook == nil
 }
 
+// A RuleError says which field of Rules is wrong. It holds no secret.
+type RuleError struct {
+	Field string
+	Err   error // names the value and what is allowed
+}
+
+func (e *RuleError) Error() string { return "agent: " + e.Field + ": " + e.Err.Error() }
+func (e *RuleError) Unwrap() error { return e.Err }
+
 // With returns an upstream that applies rules to what u gets, for HTTP tunnels.
-// The error says which rule is wrong. log, which may be nil, gets what goes
+// The error is a *RuleError if one of them is wrong. log, which may be nil, gets what goes
 // wrong.
 func (u *Upstream) With(rules Rules, log *slog.Logger) (*Upstream, error) {
 	if u.ln != nil {
-		return nil, fmt.Errorf("rules for upstream %s: a listener takes conns as they are", u)
+		return nil, fmt.Errorf("agent: rules for %s: a listener takes conns as they are", u)
 	}
 	opts := httprelay.Options{Handler: u.handler, Explain: explainDial, Logger: log}
 	if u.handler == nil {
 		opts.Dial = u.dial
 	}
+	for _, part := range []struct {
+		name        string
+		set, remove []string
+	}{
+		{"SetRequest", rules.SetRequest, nil},
+		{"RemoveRequest", nil, rules.RemoveRequest},
+		{"SetResponse", rules.SetResponse, nil},
+		{"RemoveResponse", nil, rules.RemoveResponse},
+	} {
+		if _, err := headerrule.New(part.set, part.remove); err != nil {
+			return nil, &RuleError{part.name, err}
+		}
+	}
 	var err error
 	if opts.Request, err = headerrule.New(rules.SetRequest, rules.RemoveRequest); err != nil {
-		return nil, fmt.Errorf("request: %w", err)
+		return nil, &RuleError{"SetRequest", err}
 	}
 	if opts.Response, err = headerrule.New(rules.SetResponse, rules.RemoveResponse); err != nil {
-		return nil, fmt.Errorf("response: %w", err)
+		return nil, &RuleError{"SetResponse", err}
 	}
 	if opts.Scheme, opts.Host, err = u.origin(rules.Host); err != nil {
-		return nil, err
+		return nil, &RuleError{"Host", err}
 	}
 	if w := rules.Webhook; w != nil {
 		opts.Webhook, err = webhook.New(webhook.Options{Scheme: w.Scheme, Secrets: w.Secrets, Tolerance: w.Tolerance})
 		if err != nil {
-			return nil, err
+			return nil, &RuleError{"Webhook", err}
 		}
 	}
 	return &Upstream{addr: u.String(), handler: httprelay.New(opts), behind: u}, nil
@@ -98,11 +120,11 @@ func (u *Upstream) origin(rule string) (scheme, host string, err error) {
 		return "", "", nil
 	case rule != "rewrite":
 		if _, _, ok := http1.SplitHost([]byte(rule)); !ok {
-			return "", "", fmt.Errorf("host header %.80q: want rewrite, or a host such as app.internal or localhost:3000", rule)
+			return "", "", fmt.Errorf("%.80q: want rewrite, or a host such as app.internal or localhost:3000", rule)
 		}
 		return scheme, strings.ToLower(rule), nil
 	case u.network == "":
-		return "", "", fmt.Errorf("host header rewrite: %s has no address of its own", u)
+		return "", "", fmt.Errorf("rewrite: %s has no address of its own", u)
 	case u.network == "unix":
 		return scheme, "localhost", nil
 	}

@@ -153,7 +153,7 @@ func TestRulesAreChecked(t *testing.T) {
 		want  string
 	}{
 		"field":         {web, agent.Rules{SetRequest: []string{"Host: x"}}, "--host-header"},
-		"answer":        {web, agent.Rules{SetResponse: []string{"Connection: x"}}, "response"},
+		"answer":        {web, agent.Rules{SetResponse: []string{"Connection: x"}}, "SetResponse"},
 		"name":          {web, agent.Rules{RemoveRequest: []string{"Content-Length"}}, "Content-Length"},
 		"answer's name": {web, agent.Rules{RemoveResponse: []string{"a b"}}, "a b"},
 		"host":          {web, agent.Rules{Host: "a b"}, "a b"},

@@ -126,6 +126,7 @@ func (f *fallback) serve(w http.ResponseWriter, r *http.Request, general *policy
 		rec.WriteHeader(http.StatusSeeOther)
 		return
 	}
+	rec.Header()["Content-Type"] = nil // or net/http would guess what the upstream left open
 	f.relay.ServeHTTP(rec, r)
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -559,6 +560,37 @@ func TestAgentErrors(t *testing.T) {
 			if len(codes) != 1 || codes[0] != tt.want {
 				t.Errorf("%s, %s: reported as %q, want %q", way, tt.sent, codes, tt.want)
 			}
+		}
+	}
+}
+
+// What an upstream leaves open stays open.
+func TestNoContentTypeIsGuessed(t *testing.T) {
+	t.Parallel()
+	m := startUpstream(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["Content-Type"] = nil
+		io.WriteString(w, "<html>")
+	}))
+	h := NewHTTP(HTTPOptions{Router: always(m)})
+	srv := httptest.NewServer(h)
+	t.Cleanup(func() { srv.Close(); h.Close() })
+	c := dial(t, srv.Listener.Addr().String())
+	c.send("GET / HTTP/1.1\r\nHost: web\r\n\r\n")
+	if resp, body := c.response("GET"); body != "<html>" || resp.Header["Content-Type"] != nil {
+		t.Errorf("got %q with Content-Type %q, want none", body, resp.Header["Content-Type"])
+	}
+}
+
+// The codes that agents answer with are those of the list.
+func TestAgentErrorsAreDocumented(t *testing.T) {
+	t.Parallel()
+	doc, err := os.ReadFile("../docs/errors.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for code := range agentErrors {
+		if !strings.Contains(string(doc), "| `"+code+"` |") {
+			t.Errorf("docs/errors.md has no row of %s", code)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -228,12 +229,28 @@ func (f *policyFlags) apply(t *agent.Tunnel) error {
 	return checked(err)
 }
 
-// checked makes an error about the rules one of usage.
+// flagOfRule are the flags of the fields of a policy that are called otherwise.
+var flagOfRule = map[string]string{"viewer_keys": "viewer-tokens", "visitor_ca": "visitor-ca-file"}
+
+// checked makes an error about a policy, which begins with the name of a field,
+// one about the flag.
 func checked(err error) error {
 	if err == nil {
 		return nil
 	}
-	return usagef("policy of visitors: %v", err)
+	text := err.Error()
+	end := strings.IndexAny(text, ": ")
+	if end < 0 {
+		return usagef("%s", text)
+	}
+	flag, ok := flagOfRule[text[:end]]
+	if !ok {
+		flag = strings.ReplaceAll(text[:end], "_", "-")
+	}
+	if !slices.Contains(ruleFlags, flag) {
+		return usagef("%s", text)
+	}
+	return usagef("--%s%s", flag, text[end:])
 }
 
 // logins are those of --basic-auth and --basic-auth-file.

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"strings"
 	"time"
 
@@ -58,11 +60,27 @@ func (f *requestFlags) upstream(up *agent.Upstream, log *slog.Logger) (_ *agent.
 		return up, false, nil
 	}
 	with, err := up.With(r, log)
-	if err != nil {
+	if re, ok := errors.AsType[*agent.RuleError](err); ok {
+		flag := ruleFlagOf[re.Field]
+		if wrong := webhookSecretOf.MatchString(re.Err.Error()); wrong && f.webhookSecretFile != "" {
+			flag = "webhook-secret-file"
+		}
+		return nil, false, usagef("--%s: %v", flag, re.Err)
+	} else if err != nil {
 		return nil, false, usagef("%v", err)
 	}
 	return with, true, nil
 }
+
+// ruleFlagOf are the flags of the fields of agent.Rules.
+var ruleFlagOf = map[string]string{
+	"SetRequest": "request-header", "RemoveRequest": "remove-request-header",
+	"SetResponse": "response-header", "RemoveResponse": "remove-response-header",
+	"Host": "host-header", "Webhook": "verify-webhook",
+}
+
+// webhookSecretOf matches what is wrong with a secret, and not with the scheme.
+var webhookSecretOf = regexp.MustCompile(`secrets? .*of webhooks`)
 
 // headerFields returns fields with those of the file that a flag names, if any.
 func headerFields(flag, path string, fields []string) ([]string, error) {
