@@ -215,7 +215,7 @@ func (p Policy) CheckTCP() error {
 		{"agent_errors", p.AgentErrors},
 	} {
 		if rule.set {
-			return fmt.Errorf("%s: only HTTP has this rule; allow_ip, deny_ip, rate and total_rate go with TCP and TLS", rule.name)
+			return fmt.Errorf("%s: only HTTP has this rule", rule.name)
 		}
 	}
 	return nil

@@ -47,7 +47,7 @@ func TestConfigCheck(t *testing.T) {
 			badAgent + ":2:1: ca-file: open /nonexistent/ca: no such file",
 			badAgent + ":3:1: secret-file",
 			badAgent + ":6:5: id: ",
-			badAgent + ":7:5: policy of visitors: max_body",
+			badAgent + ":8:5: max-body: only HTTP",
 		}},
 		{"told by its settings", []string{untold}, nil, exitFailed, []string{untold + ":1:1: tunnels is missing"}},
 		{"role given", []string{"--role", "server", agent}, nil, exitFailed, []string{
