@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -100,12 +101,35 @@ func TestPerVisitor(t *testing.T) {
 func TestStreamsAreShared(t *testing.T) {
 	t.Parallel()
 	m, _ := startWitness(t, false)
-	_, addr := startHTTP(t, HTTPOptions{Router: to(Target{Tunnel: m})})
+	h, addr := startHTTP(t, HTTPOptions{Router: to(Target{Tunnel: m})})
 	for range 2 {
 		if got, want := dial(t, addr).ask(""), "1 invalid AddrPort"; got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
+		waitIdle(t, h)
 	}
+}
+
+// waitIdle waits until a stream is idle: a visitor may have its answer before
+// that.
+func waitIdle(t *testing.T, h *HTTP) {
+	t.Helper()
+	limit := time.Now().Add(patience)
+	for time.Now().Before(limit) {
+		idle := 0
+		h.streams.mu.RLock()
+		for _, p := range h.streams.pools {
+			p.mu.Lock()
+			idle += len(p.idle)
+			p.mu.Unlock()
+		}
+		h.streams.mu.RUnlock()
+		if idle > 0 {
+			return
+		}
+		runtime.Gosched()
+	}
+	t.Fatal("no stream becomes idle")
 }
 
 // Behind a trusted proxy the visitor is who the proxy says, though they share
