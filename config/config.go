@@ -129,7 +129,10 @@ func (f *File) syntax(err error) error {
 		return f.problem(1, 1, "it is no YAML: %v", err)
 	}
 	text := le.Message
-	if le.ContextMsg != "" {
+	switch {
+	case le.ContextMsg != "" && le.ContextMark.Line != 0 && le.ContextMark != le.Mark:
+		text = fmt.Sprintf("%s that begins in line %d, column %d: %s", le.ContextMsg, le.ContextMark.Line, max(le.ContextMark.Column, 1), text)
+	case le.ContextMsg != "":
 		text = le.ContextMsg + ": " + text
 	}
 	if strings.Contains(text, "cannot start any token") {

@@ -159,7 +159,7 @@ func TestProblems(t *testing.T) {
 		{"two documents", "listen: a\n---\nlisten: b\n", []string{"x.yaml:2:1: a second document begins here: want one"}},
 		{"tab", "tunnels:\n\t- a\n", []string{"x.yaml:2:1: while scanning for the next token: found character that cannot start any token (YAML indents with spaces, not with tabs)"}},
 		{"two colons", "listen: a: b\n", []string{"x.yaml:1:10: mapping values are not allowed in this context"}},
-		{"open quote", "listen: 'a\n", []string{"x.yaml:2:1: while scanning a quoted scalar: found unexpected end of stream"}},
+		{"open quote", "listen: 'a\n", []string{"x.yaml:2:1: while scanning a quoted scalar that begins in line 1, column 9: found unexpected end of stream"}},
 		{"control characters", "listen: \x01\n", []string{"x.yaml:1:1: …"}},
 		{"not UTF-8", "listen: \xff\n", []string{"x.yaml:1:1: …"}},
 		{"too large", strings.Repeat("#", 1<<20+1), []string{"x.yaml:1:1: the file has more than 1048576 bytes"}},

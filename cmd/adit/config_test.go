@@ -440,3 +440,57 @@ func TestServerReload(t *testing.T) {
 		t.Errorf("without the rule: got %q", got)
 	}
 }
+
+// Whatever the server's secret comes from, alone, it keeps out who does not
+// have it.
+func TestEverySourceOfTheSecretCounts(t *testing.T) {
+	t.Parallel()
+	secret := writeFile(t, testSecret)
+	dataDir := t.TempDir()
+	if err := os.Chmod(dataDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dataDir, "secret"), []byte(testSecret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name    string
+		environ []string
+		args    []string
+	}{
+		{"flag", nil, []string{"--secret-file", secret}},
+		{"environment", []string{"ADIT_SECRET_FILE=" + secret}, nil},
+		{"file", nil, []string{"--config", writeFile(t, "secret-file: "+secret+"\n")}},
+		{"data directory of a flag", nil, []string{"--data-dir", dataDir}},
+		{"data directory of the environment", []string{"ADIT_DATA_DIR=" + dataDir}, nil},
+		{"data directory of a file", nil, []string{"--config", writeFile(t, "data-dir: "+dataDir+"\n")}},
+		{"systemd's state directory", []string{"STATE_DIRECTORY=" + dataDir}, nil},
+		{"made at the first start", nil, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := newCommand(t, tt.environ...).start(t, append([]string{"server", "--listen", "127.0.0.1:0"}, tt.args...)...)
+			addr := s.err.wait(t, `"server started","listen":"([^"]*)"`)
+			for header, want := range map[string]string{
+				"":                                 "missing-credential",
+				"Bearer ":                          "missing-credential",
+				"Bearer not the secret of anybody": "invalid-credential",
+				"Basic " + testSecret:              "missing-credential",
+			} {
+				req, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+addr+"/_adit/connect", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.Header.Set("Authorization", header)
+				resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp.Body.Close()
+				if got := resp.Header.Get("Adit-Error"); resp.StatusCode != http.StatusUnauthorized || got != want {
+					t.Errorf("with the Authorization %q: %d %s, want 401 %s", header, resp.StatusCode, got, want)
+				}
+			}
+		})
+	}
+}

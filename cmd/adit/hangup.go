@@ -51,23 +51,27 @@ const watchEvery = time.Second
 func (p *program) reloading(ctx context.Context, path string, reload func(why string)) (stop func()) {
 	hangup, quiet := p.hangups.listen()
 	ctx, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	changed := make(chan struct{})
+	var watch watchedFile
+	var looks <-chan time.Time
+	tick := time.NewTicker(watchEvery)
 	if path != "" {
-		seen := lookAt(path) // before the caller goes on
-		wg.Go(func() { watchFile(ctx, path, seen, watchEvery, changed) })
+		watch, looks = watchFile(path), tick.C
 	}
+	var wg sync.WaitGroup
 	wg.Go(func() {
+		defer tick.Stop()
 		for {
-			why := "the file has changed"
 			select {
+			case <-looks:
+				if watch.changed() {
+					reload("the file has changed")
+				}
 			case <-hangup:
-				why = "told by SIGHUP"
-			case <-changed:
+				watch.seen = lookAt(path)
+				reload("told by SIGHUP")
 			case <-ctx.Done():
 				return
 			}
-			reload(why)
 		}
 	})
 	return func() {
@@ -75,6 +79,30 @@ func (p *program) reloading(ctx context.Context, path string, reload func(why st
 		cancel()
 		wg.Wait()
 	}
+}
+
+// A watchedFile is a file that is looked at from time to time.
+type watchedFile struct {
+	path       string
+	seen, last string // what lookAt said when it was read, and at the last look
+}
+
+func watchFile(path string) watchedFile {
+	now := lookAt(path)
+	return watchedFile{path, now, now}
+}
+
+// changed reports whether the file is not what was seen, and was the same at
+// the last look already: whoever writes it is done. A file that is not there is
+// about to be replaced.
+func (w *watchedFile) changed() bool {
+	now := lookAt(w.path)
+	changed := now != "" && now != w.seen && now == w.last
+	if changed {
+		w.seen = now
+	}
+	w.last = now
+	return changed
 }
 
 // lookAt returns what tells that a file is another one, or has another content.
@@ -85,30 +113,4 @@ func lookAt(path string) string {
 		return ""
 	}
 	return fmt.Sprint(info.ModTime().UnixNano(), info.Size(), info.Mode(), fileID(info))
-}
-
-// watchFile tells changed when the file is not what was seen, and has not
-// changed for one more look: whoever writes it is done. A file that is not there
-// is about to be replaced.
-func watchFile(ctx context.Context, path, seen string, every time.Duration, changed chan<- struct{}) {
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	last := seen
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-		now := lookAt(path)
-		if now != "" && now != seen && now == last {
-			select {
-			case changed <- struct{}{}:
-			case <-ctx.Done():
-				return
-			}
-			seen = now
-		}
-		last = now
-	}
 }

@@ -1,61 +1,56 @@
 package main
 
 import (
-	"context"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
-	"time"
 )
 
 func TestWatchFile(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "file")
-	write := func(text string) {
+	write := func(path, text string) {
 		t.Helper()
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	write("first")
-	ctx, cancel := context.WithCancel(t.Context())
-	changed := make(chan struct{})
-	var wg sync.WaitGroup
-	seen := lookAt(path)
-	wg.Go(func() { watchFile(ctx, path, seen, time.Millisecond, changed) })
-	defer wg.Wait()
-	defer cancel()
-	told := func(what string) {
+	write(path, "1")
+	w := watchFile(path)
+	looks := func(what string, want ...bool) {
 		t.Helper()
-		select {
-		case <-changed:
-		case <-time.After(patience):
-			t.Errorf("%s: nobody is told", what)
+		for i, want := range want {
+			if got := w.changed(); got != want {
+				t.Errorf("%s: look %d says %v, want %v", what, i+1, got, want)
+			}
 		}
 	}
-	write("second, which is longer")
-	told("written to")
+	looks("untouched", false, false)
+	write(path, "22")
+	looks("being written", false)
+	write(path, "333")
+	looks("written", false, true, false, false)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	write("third")
-	told("written anew")
-	write("fourth")
-	if err := os.Rename(path, path+".old"); err != nil {
+	looks("gone", false, false, false)
+	write(path, "4444")
+	looks("there again", false, true, false)
+	write(path+".new", "4444")
+	if err := os.Rename(path+".new", path); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(path+".old", path); err != nil {
+	looks("replaced", false, true, false)
+	write(path+".target", "55555")
+	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	told("replaced by a link to another one")
-	cancel()
-	wg.Wait()
-	select {
-	case <-changed:
-		t.Error("told without a change")
-	default:
+	if err := os.Symlink(path+".target", path); err != nil {
+		t.Fatal(err)
 	}
+	looks("a link to another one", false, true, false)
+	write(path+".target", "666666")
+	looks("the other one written", false, true, false)
 }
 
 func TestHangups(t *testing.T) {
