@@ -22,6 +22,7 @@ import (
 	"adit/metrics"
 	"adit/server"
 	"adit/session"
+	"adit/tracing"
 	"adit/tunnel"
 )
 
@@ -60,7 +61,12 @@ func newFixture(t *testing.T) *fixture {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { access.Close() })
-	f.reg = metrics.Registry("1.2.3", metrics.NewServer(f, budget), metrics.NewAccessLog(access))
+	tracer, err := tracing.New(t.Context(), tracing.Options{Endpoint: "http://127.0.0.1:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { tracer.Close(context.Background()) })
+	f.reg = metrics.Registry("1.2.3", metrics.NewServer(f, budget), metrics.NewAccessLog(access), metrics.NewTracing(tracer))
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan error, 1)
 	go func() { ran <- f.Run(ctx) }()

@@ -14,10 +14,14 @@ import (
 	"adit/metrics"
 	"adit/server"
 	"adit/session"
+	"adit/tracing"
 )
 
 // blockFile is the name of the file with blocked names in the data directory.
 const blockFile = "blocks.json"
+
+// traceTimeout bounds the sending of what was traced last.
+const traceTimeout = 3 * time.Second
 
 // opsFlags are the flags of adit server for those who operate it.
 type opsFlags struct {
@@ -25,6 +29,7 @@ type opsFlags struct {
 	drainDelay time.Duration
 	accessLog  string
 	accessFile string
+	traces     traceFlags
 
 	budget *session.Budget // of the sessions' buffers
 }
@@ -32,6 +37,7 @@ type opsFlags struct {
 func (f *opsFlags) add(fl *pflag.FlagSet, p *program) {
 	f.admin.p = p
 	f.admin.add(fl)
+	f.traces.add(fl, p)
 	fl.DurationVar(&f.drainDelay, "drain-delay", 0, "how long visitors are still taken when the server is told to stop, but /readyz says no: time for load balancers to notice")
 	fl.StringVar(&f.accessLog, "access-log", "off", "a line for each request of a visitor: json, combined or off")
 	fl.StringVar(&f.accessFile, "access-log-file", "-", "where these go: a file, which SIGHUP opens anew, or - for the output")
@@ -58,13 +64,15 @@ func (f *opsFlags) apply(opts *server.Options, dataDir string) error {
 			return usagef("--access-log %q: json, combined and off are allowed", f.accessLog)
 		}
 	}
-	return nil
+	_, err := f.traces.options()
+	return err
 }
 
 // An operation is what operators have of a server, beside its log.
 type operation struct {
 	admin  *adminServer   // nil if there is none
 	access *accesslog.Log // the same
+	tracer *tracing.Tracer
 	parts  []prometheus.Collector
 }
 
@@ -80,6 +88,13 @@ func (f *opsFlags) open(opts *server.Options, dataDir string) (*operation, error
 		opts.OnRequest = o.access.Record
 		opts.Reload = append(opts.Reload, server.Reloader{Name: "access log", Prepare: o.access.Prepare})
 		o.parts = append(o.parts, metrics.NewAccessLog(o.access))
+	}
+	if o.tracer, err = f.traces.open(opts.Logger); err != nil {
+		o.close()
+		return nil, err
+	} else if o.tracer != nil {
+		opts.Tracer = o.tracer
+		o.parts = append(o.parts, metrics.NewTracing(o.tracer))
 	}
 	if o.admin, err = f.admin.open(dataDir, opts.Logger); err != nil {
 		o.close()
@@ -112,6 +127,11 @@ func (o *operation) close() {
 	o.admin.close()
 	if o.access != nil {
 		o.access.Close()
+	}
+	if o.tracer != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), traceTimeout)
+		defer cancel()
+		o.tracer.Close(ctx)
 	}
 }
 
