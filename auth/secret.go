@@ -82,6 +82,16 @@ func loadSecret(path string) (Secret, error) {
 	return ParseSecret(string(b))
 }
 
+// ReadPrivate reads a file of at most limit bytes that nobody but its owner, the
+// user of this process, may read or write.
+func ReadPrivate(path string, limit int64) ([]byte, error) {
+	b, err := readFile(path, limit, checkPrivate)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return b, nil
+}
+
 // LoadOrCreateSecret reads the secret of a data directory. If there is none it
 // makes the directory and a secret, and created is true. Several processes may
 // call it at once: all of them get the same secret.

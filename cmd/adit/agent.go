@@ -29,16 +29,18 @@ const (
 type agentFlags struct {
 	p          *program
 	server     string
-	secretFile string
+	credential credentialFlags
 	caFile     string
 	instance   string
 	log        logFlags
 	screen     screenFlags
+
+	shown credential // after options
 }
 
 func (f *agentFlags) add(fl *pflag.FlagSet) {
 	fl.StringVar(&f.server, "server", "ws://localhost:8080", "URL of the server: ws:// or, with TLS, wss://")
-	fl.StringVar(&f.secretFile, "secret-file", "", "file with the secret or token; without it "+envToken+", or the secret of a server on this machine")
+	f.credential.add(fl)
 	fl.StringVar(&f.caFile, "ca-file", "", "file with certificates of authorities to trust for wss://, besides the system's")
 	fl.StringVar(&f.instance, "instance", "", "tells agents with one ID apart (default this machine and upstream)")
 	f.log.add(fl, true)
@@ -124,9 +126,7 @@ func (f *severalFlags) settings(fl *pflag.FlagSet, tf *tunnelFile, d *display) (
 	}
 	tunnels, err = tf.tunnels(file.Top, fl)
 	wrong(err)
-	if st := file.Top.Setting("secret-file"); st != nil && st.Applied() && f.p.getenv(envToken) != "" {
-		f.secretFile = "" // the environment goes before the file
-	}
+	f.credential.dropForEnvironment(f.p, file.Top)
 	opts, err = f.options()
 	wrong(err)
 	return d, opts, tunnels, config.Join(problems...)
@@ -237,7 +237,7 @@ func (f *agentFlags) options() (opts agent.Options, err error) {
 	}
 	opts.TLS, err = tlsConfig(f.caFile)
 	problems = append(problems, err)
-	opts.Token, err = f.p.credential(f.secretFile)
+	f.shown, err = f.credential.open(f.p, f.server)
 	problems = append(problems, err)
 	return opts, config.Join(problems...)
 }
@@ -259,6 +259,9 @@ func (f *severalFlags) runAll(ctx context.Context, d *display, tunnels []agent.T
 
 // runFleet runs an agent with all tunnels, or one for each.
 func (f *severalFlags) runFleet(ctx context.Context, d *display, opts agent.Options, tunnels []agent.Tunnel, updates <-chan []agent.Tunnel) error {
+	if err := f.shown.wait(ctx, d.log); err != nil {
+		return err
+	}
 	stop, err := d.start(ctx, f.server)
 	if err != nil {
 		return err
@@ -279,7 +282,9 @@ func (f *severalFlags) runFleet(ctx context.Context, d *display, opts agent.Opti
 					o.Instance = o.Instance[:min(len(o.Instance), maxInstance)]
 				}
 			}
-			return o, d.join(&o)
+			leave := d.join(&o)
+			f.shown.apply(&o)
+			return o, leave
 		},
 	}
 	return all.run(ctx, tunnels, updates)

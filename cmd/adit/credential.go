@@ -3,52 +3,12 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strconv"
-	"strings"
-
-	"adit/auth"
 )
-
-// credential returns what reads the credential: the file again and again, so
-// that it may be replaced.
-func (p *program) credential(secretFile string) (func() (string, error), error) {
-	token := strings.TrimSpace(p.getenv(envToken))
-	switch fromEnv := p.getenv(envName("secret-file")); {
-	case token == "":
-	case fromEnv != "" && fromEnv == secretFile:
-		return nil, usagef("the environment has both %s and %s: want one of them", envToken, envName("secret-file"))
-	case secretFile == "":
-		return func() (string, error) { return token, nil }, nil
-	}
-	path := secretFile
-	if path == "" {
-		path = filepath.Join(p.dataDir(), "secret")
-	}
-	read := func() (string, error) {
-		s, err := auth.LoadSecret(path)
-		if err != nil {
-			return "", err
-		}
-		return s.Reveal(), nil
-	}
-	_, err := read()
-	switch {
-	case err == nil:
-		return read, nil
-	case secretFile != "":
-		return nil, fmt.Errorf("--secret-file: %w", err)
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, usagef("no credential: set %s, or --secret-file to a file with the server's secret or a token", envToken)
-	}
-	return nil, err
-}
 
 // checkServer checks the URL of a server. Its errors repeat nothing of a URL
 // that may hold a password.

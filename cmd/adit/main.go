@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -46,7 +47,7 @@ func main() {
 // A program is one run of adit, with what it has of its surroundings.
 type program struct {
 	environ []string
-	in      io.Reader
+	in      io.Reader // for tokens
 	out     io.Writer // for people and scripts
 	errOut  io.Writer // for logs and errors
 	person  bool      // out is a terminal
@@ -55,6 +56,9 @@ type program struct {
 	terminal *os.File // out, if it is one that a screen can be shown on
 	shown    atomic.Pointer[screen.Screen]
 	hangups  hangups
+
+	lines sync.Once
+	input *lineSource // tokens on in, after tokensOfInput
 
 	serviceDirs []string // where services of this machine have sockets for adit status
 }
