@@ -40,38 +40,59 @@ type File struct {
 // Format prints the file's name, with every verb, and none of its content.
 func (f File) Format(s fmt.State, _ rune) { io.WriteString(s, f.Name) }
 
-// Read reads the file at path. It refuses one that others than its owner may
-// change, or that belongs to somebody else than root and the user of this
-// process: they would decide on what this process does. On systems without
-// Unix permissions it looks at neither.
+// Read reads the file at path, as ReadFile does.
 func Read(path string) (*File, error) {
+	text, exposed, err := read(path, maxSize)
+	if err != nil {
+		return nil, fmt.Errorf("config file %s: %w", path, err)
+	}
+	f, err := Parse(path, text)
+	if f != nil {
+		f.exposed = exposed
+	}
+	return f, err
+}
+
+// ReadFile reads a file that a setting names, of at most limit bytes. It refuses
+// one that others than its owner may change, or that belongs to somebody else
+// than root and the user of this process: they would decide on what this process
+// does. On systems without Unix permissions it looks at neither.
+func ReadFile(path string, limit int64) ([]byte, error) {
+	text, _, err := read(path, limit)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", path, err)
+	case int64(len(text)) > limit:
+		return nil, fmt.Errorf("%s: the file has more than %d bytes", path, limit)
+	}
+	return text, nil
+}
+
+// read returns a file's first bytes, one more than limit if there are so many,
+// and why others can read it; that is empty if they cannot.
+func read(path string, limit int64) (text []byte, exposure string, err error) {
 	// Before it is opened, since to open a pipe may block.
 	if info, err := os.Stat(path); err != nil {
-		return nil, fmt.Errorf("config file %s: %w", path, cause(err))
+		return nil, "", cause(err)
 	} else if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("config file %s: it is no regular file", path)
+		return nil, "", errors.New("it is no regular file")
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("config file %s: %w", path, cause(err))
+		return nil, "", cause(err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("config file %s: %w", path, cause(err))
+		return nil, "", cause(err)
 	}
 	if err := checkOwned(path, info); err != nil {
-		return nil, fmt.Errorf("config file %s: %w", path, err)
+		return nil, "", err
 	}
-	text, err := io.ReadAll(io.LimitReader(f, maxSize+1))
-	if err != nil {
-		return nil, fmt.Errorf("config file %s: %w", path, cause(err))
+	if text, err = io.ReadAll(io.LimitReader(f, limit+1)); err != nil {
+		return nil, "", cause(err)
 	}
-	file, err := Parse(path, text)
-	if file != nil {
-		file.exposed = exposed(path, info)
-	}
-	return file, err
+	return text, exposed(path, info), nil
 }
 
 // Parse reads settings from text; name is for messages.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -298,5 +299,25 @@ func TestRead(t *testing.T) {
 	}
 	if _, err := config.Read(path); err == nil || !strings.HasPrefix(err.Error(), path+":") {
 		t.Errorf("a broken file: %v", err)
+	}
+}
+
+func TestReadFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte("12345"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := config.ReadFile(path, 5); string(b) != "12345" || err != nil {
+		t.Errorf("got %q, %v", b, err)
+	}
+	if b, err := config.ReadFile(path, 4); b != nil || err == nil || err.Error() != path+": the file has more than 4 bytes" {
+		t.Errorf("got %q, %v", b, err)
+	}
+	if err := os.Chmod(path, 0o602); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := config.ReadFile(path, 5); runtime.GOOS != "windows" && (b != nil || err == nil || !strings.Contains(err.Error(), "chmod go-w")) {
+		t.Errorf("got %q, %v", b, err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -154,7 +155,9 @@ func (f *severalFlags) runFile(ctx context.Context, fl *pflag.FlagSet, given []g
 		if err != nil {
 			return err
 		}
-		if names := differing(fl, next); len(names) > 0 {
+		inTunnels := f.p.tunnelSettings()
+		names := slices.DeleteFunc(differing(fl, next), func(name string) bool { return inTunnels[name] })
+		if len(names) > 0 {
 			d.log.Warn("settings have changed that a restart is needed for", "settings", strings.Join(names, ", "))
 		}
 		select {

@@ -27,8 +27,9 @@ const maxSettingFile = 1 << 20
 
 // A tunnelFile makes tunnels of an agent's config file, again and again.
 type tunnelFile struct {
-	p   *program
-	log *slog.Logger
+	p         *program
+	log       *slog.Logger
+	checkOnly bool // the environment is not that of a start
 
 	// last are the tunnels of the last time, by all of their settings: one
 	// that has not changed is the very same, and stays as it is.
@@ -80,7 +81,11 @@ func (tf *tunnelFile) tunnel(top, s *config.Section, all *pflag.FlagSet) (t agen
 	if err != nil {
 		return t, "", err
 	}
-	f := tf.p.newTunnelFlags(k.kind)
+	p := tf.p
+	if tf.checkOnly && hasText(s.Setting("verify-webhook")) && !hasText(s.Setting("webhook-secret-file")) {
+		p = &program{environ: append(p.ownEnvironment(), envWebhookSecret+unknown)}
+	}
+	f := p.newTunnelFlags(k.kind)
 	fl := pflag.NewFlagSet(k.name, pflag.ContinueOnError)
 	f.add(fl)
 	if err := s.Apply(fl, k.name); err != nil {

@@ -88,7 +88,7 @@ func (p *program) checkFile(path, role string) (string, error) {
 	}
 	alone := &program{environ: p.ownEnvironment(), out: io.Discard, errOut: io.Discard}
 	if role == "agent" && !hasText(file.Top.Setting("secret-file")) {
-		alone.environ = append(alone.environ, envToken+"=whatever it will be")
+		alone.environ = append(alone.environ, envToken+unknown)
 	}
 	fl := pflag.NewFlagSet(role, pflag.ContinueOnError)
 	if role == "server" {
@@ -101,9 +101,12 @@ func (p *program) checkFile(path, role string) (string, error) {
 	f := newSeveralFlags(alone)
 	f.add(fl)
 	f.config = path
-	_, _, _, err = f.settings(fl, &tunnelFile{p: alone}, nil)
+	_, _, _, err = f.settings(fl, &tunnelFile{p: alone, checkOnly: true}, nil)
 	return role, err
 }
+
+// unknown stands for a secret that the environment has when it matters.
+const unknown = "=not known yet"
 
 // hasText reports whether a setting is there and not empty.
 func hasText(s *config.Setting) bool {
@@ -181,14 +184,13 @@ func (p *program) serverExample(b *strings.Builder) {
 
 func (p *program) agentExample(b *strings.Builder) {
 	b.WriteString("# Settings of adit agent --config. What is not set has the default that is shown.\n")
-	inTunnels := make(map[string]bool)
+	inTunnels := p.tunnelSettings()
 	var tunnels strings.Builder
 	for _, k := range tunnelKinds {
 		fmt.Fprintf(&tunnels, "\n  # %s.\n  - %s: %s\n", k.short, k.name, k.sample)
 		f := p.newTunnelFlags(k.kind)
 		fl := pflag.NewFlagSet(k.name, pflag.ContinueOnError)
 		f.add(fl)
-		fl.VisitAll(func(f *pflag.Flag) { inTunnels[f.Name] = true })
 		exampleFlags(&tunnels, "    ", fl)
 	}
 	f := newSeveralFlags(&program{})

@@ -22,6 +22,7 @@ func TestConfigCheck(t *testing.T) {
 	agent := write("agent.yaml", "server: wss://tunnel.example.com\ntunnels:\n  - http: 3000\n    id: web\n")
 	badServer := write("bad-server.yaml", "listen: 80\ndoman: x\npublic-url: nowhere\nhold: 30\nlog-level: loud\nreserved-ids: ['A B']\n")
 	badAgent := write("bad-agent.yaml", "server: tunnel.example.com\nca-file: /nonexistent/ca\nsecret-file: /nonexistent/secret\ntunnels:\n  - http: 3000\n    id: Web\n  - tcp: 22\n    max-body: 1MB\n")
+	webhook := write("webhook.yaml", "tunnels:\n  - http: 3000\n    verify-webhook: github\n")
 	untold := write("untold.yaml", "server: wss://tunnel.example.com\ninstance: x\n")
 	for _, tt := range []struct {
 		name    string
@@ -35,6 +36,7 @@ func TestConfigCheck(t *testing.T) {
 			agent + ": no problem in these settings of an agent",
 		}},
 		{"the environment does not count", []string{server}, []string{"ADIT_TOKEN=x", "ADIT_LISTEN=y"}, exitDone, []string{server + ": no problem"}},
+		{"secrets that the environment has", []string{webhook}, nil, exitDone, []string{webhook + ": no problem"}},
 		{"bad server", []string{badServer}, nil, exitFailed, []string{
 			badServer + ":1:1: listen \"80\": want a port",
 			badServer + ":2:1: doman is not known here: did you mean domain?",

@@ -238,6 +238,23 @@ func TestAgentConfigWatched(t *testing.T) {
 	file.write(t, "  - http: "+web+"\n    id: three\n")
 	c.out.wait(t, "/three/ ")
 	c.err.wait(t, `restart.*"settings":"server"`)
+
+	// A rule for all tunnels counts at once.
+	file.write(t, "  - http: "+web+"\n    id: three\ndeny-ip: 127.0.0.0/8\n")
+	c.hangups.tell()
+	c.err.wait(t, `(?s)reloaded.*reloaded.*"told by SIGHUP".*"msg":"reloaded"`)
+	for begin := time.Now(); ; {
+		got := get(t, c.out.wait(t, `(http://\S+/three/) `))
+		if strings.Contains(got, "address-not-allowed") {
+			break
+		}
+		if time.Since(begin) > patience {
+			t.Fatalf("a visitor who is denied gets %q", got)
+		}
+	}
+	if strings.Contains(c.err.String(), `"settings":"deny-ip`) {
+		t.Error("a rule for all tunnels is said to wait for a restart")
+	}
 }
 
 // A tunnel that the server refuses does not take the others with it.

@@ -4,10 +4,8 @@ import (
 	"bufio"
 	"crypto/sha256"
 	"fmt"
-	"io"
 	"math"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -311,18 +309,7 @@ func newLogin(user, password string) (policy.Login, error) {
 // maxRules bounds the files that rules are read from, in bytes.
 const maxRules = 64 << 10
 
-func readBounded(path string) ([]byte, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	b, err := io.ReadAll(io.LimitReader(file, maxRules+1))
-	if err == nil && len(b) > maxRules {
-		err = fmt.Errorf("%s has more than %d bytes", path, maxRules)
-	}
-	return b, err
-}
+func readBounded(path string) ([]byte, error) { return config.ReadFile(path, maxRules) }
 
 // viewerKey loads the key of viewer tokens. Without a file it is that of this
 // machine and user, which is made when it is needed first.

@@ -84,6 +84,18 @@ func (f *tunnelFlags) add(fl *pflag.FlagSet) {
 	}
 }
 
+// tunnelSettings are the names of all flags that a tunnel may have.
+func (p *program) tunnelSettings() map[string]bool {
+	names := make(map[string]bool)
+	for _, k := range tunnelKinds {
+		f := p.newTunnelFlags(k.kind)
+		fl := pflag.NewFlagSet(k.name, pflag.ContinueOnError)
+		f.add(fl)
+		fl.VisitAll(func(f *pflag.Flag) { names[f.Name] = true })
+	}
+	return names
+}
+
 // tunnel returns the tunnel of the flags to an upstream, as it was given. log
 // is for upstreams that are part of the agent.
 func (f *tunnelFlags) tunnel(upstream string, log *slog.Logger) (t agent.Tunnel, err error) {
