@@ -20,6 +20,7 @@ import (
 	"adit/dialect"
 	"adit/policy"
 	"adit/server"
+	"adit/tunnel"
 )
 
 // connFlags are the rules that count for all kinds of visitors.
@@ -194,15 +195,9 @@ func (f *policyFlags) policy(t agent.Tunnel) (p policy.Policy, err error) {
 		return p, usagef("--pass-authorization: without --basic-auth the upstream sees Authorization anyway")
 	}
 	if f.viewerTokens || f.viewerKeyFile != "" {
-		key, err := f.p.viewerKey(f.viewerKeyFile)
-		if err != nil {
+		if p.ViewerKeys, err = f.p.viewerKeys(f.viewerKeyFile, t.ID); err != nil {
 			return p, err
 		}
-		k, err := policy.NewViewerKey([]byte(key.Reveal()), t.ID)
-		if err != nil {
-			return p, err
-		}
-		p.ViewerKeys = []policy.ViewerKey{k}
 	}
 	if f.visitorCAFile != "" {
 		b, err := readBounded(f.visitorCAFile)
@@ -311,14 +306,27 @@ const maxRules = 64 << 10
 
 func readBounded(path string) ([]byte, error) { return config.ReadFile(path, maxRules) }
 
-// viewerKey loads the key of viewer tokens. Without a file it is that of this
-// machine and user, which is made when it is needed first.
-func (p *program) viewerKey(file string) (auth.Secret, error) {
+// viewerKeys loads the keys of an ID's viewer tokens: the one to sign with, and
+// perhaps a second one, which is on its way out. Without a file they are those
+// of this machine and user, made when they are needed first.
+func (p *program) viewerKeys(file string, id tunnel.ID) (keys []policy.ViewerKey, err error) {
+	var s auth.Secret
 	if file != "" {
-		return auth.LoadSecret(file)
+		s, err = auth.LoadSecret(file)
+	} else {
+		s, _, err = auth.LoadOrCreateSecret(filepath.Join(p.dataDir(), "viewers"))
 	}
-	s, _, err := auth.LoadOrCreateSecret(filepath.Join(p.dataDir(), "viewers"))
-	return s, err
+	if err != nil {
+		return nil, err
+	}
+	for _, line := range nonEmptyLines(s.Reveal()) {
+		k, err := policy.NewViewerKey([]byte(line), id)
+		if err != nil {
+			return nil, usagef("--viewer-key-file: %v", err)
+		}
+		keys = append(keys, k)
+	}
+	return keys, nil
 }
 
 var sizeUnits = []struct {

@@ -247,6 +247,25 @@ func TestViewerTokenCommand(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the key's file: %v, %v; want it for its owner alone", info, err)
 	}
+	old, both := write(t, "old", "the first master key"), write(t, "both", "the second master key\nthe first master key\n")
+	if err := fl.Set("viewer-key-file", both); err != nil {
+		t.Fatal(err)
+	}
+	if tn, err = f.tunnel("3000", nil); err != nil {
+		t.Fatal(err)
+	}
+	if rules, err = policy.Parse(tn.Policy); err != nil || len(rules.ViewerKeys) != 2 {
+		t.Fatalf("two keys: %d, %v", len(rules.ViewerKeys), err)
+	}
+	if g, err = policy.NewGuard("web", rules); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{old, both} {
+		token, _, _ := mint("--id", "web", "--viewer-key-file", file)
+		if _, err := admit("/", token); err != nil {
+			t.Errorf("token made with %s: %v", filepath.Base(file), err)
+		}
+	}
 	for _, args := range [][]string{
 		{}, {"--id", "Not An ID"}, {"--id", "web", "--ttl", "0s"}, {"--id", "web", "--ttl", "90000h"}, {"--id", "web", "--once"},
 		{"--id", "web", "--url", "web.example.com"}, {"--id", "web", "--url", "https://a:b@web.example.com"}, {"--id", "web", "--name", "a\nb"},

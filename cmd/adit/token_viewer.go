@@ -38,15 +38,11 @@ func (p *program) viewerTokenCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			master, err := p.viewerKey(keyFile)
+			keys, err := p.viewerKeys(keyFile, tunnel.ID(id))
 			if err != nil {
 				return err
 			}
-			key, err := policy.NewViewerKey([]byte(master.Reveal()), tunnel.ID(id))
-			if err != nil {
-				return err
-			}
-			token, err := policy.MintViewer(key, tunnel.ID(id), policy.Viewer{Name: name, Expires: time.Now().Add(ttl), Once: once})
+			token, err := policy.MintViewer(keys[0], tunnel.ID(id), policy.Viewer{Name: name, Expires: time.Now().Add(ttl), Once: once})
 			if err != nil {
 				return usagef("%v", err)
 			}
