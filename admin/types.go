@@ -138,4 +138,5 @@ type AgentTunnel struct {
 	Kind     string   `json:"kind"`
 	Upstream string   `json:"upstream"`
 	URLs     []string `json:"urls"`
+	Error    string   `json:"error,omitempty"`
 }

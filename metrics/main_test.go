@@ -30,6 +30,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const patience = 20 * time.Second
 
+type fakeAgent struct{}
+
+func (fakeAgent) AgentStats() metrics.AgentStats {
+	return metrics.AgentStats{Connected: 1, Tunnels: 3, RefusedTunnels: 1, Sent: 7, RoundTrip: time.Second}
+}
+
 // A fixture is a server with an agent and its metrics.
 type fixture struct {
 	*server.Server
@@ -66,7 +72,7 @@ func newFixture(t *testing.T) *fixture {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { tracer.Close(context.Background()) })
-	f.reg = metrics.Registry("1.2.3", metrics.NewServer(f, budget), metrics.NewAccessLog(access), metrics.NewTracing(tracer))
+	f.reg = metrics.Registry("1.2.3", metrics.NewServer(f, budget), metrics.NewAccessLog(access), metrics.NewTracing(tracer), metrics.NewAgent(fakeAgent{}))
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan error, 1)
 	go func() { ran <- f.Run(ctx) }()

@@ -79,6 +79,28 @@ func TestServerMetrics(t *testing.T) {
 	}
 }
 
+func TestAgentMetrics(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for _, tt := range []struct {
+		want   float64
+		name   string
+		labels []string
+	}{
+		{1, "adit_agent_sessions", []string{"state", "available"}},
+		{0, "adit_agent_sessions", []string{"state", "away"}},
+		{2, "adit_agent_tunnels", []string{"state", "bound"}},
+		{1, "adit_agent_tunnels", []string{"state", "refused"}},
+		{7, "adit_agent_sent_bytes_total", nil},
+		{1, "adit_agent_round_trip_seconds", nil},
+		{0, "adit_agent_send_buffer_limit_bytes", nil},
+	} {
+		if got := f.value(t, tt.name, tt.labels...); got != tt.want {
+			t.Errorf("%s %v: got %v, want %v", tt.name, tt.labels, got, tt.want)
+		}
+	}
+}
+
 // Whatever visitors and agents send, there are no more time series than before.
 func TestSeriesAreBounded(t *testing.T) {
 	t.Parallel()

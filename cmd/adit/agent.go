@@ -35,6 +35,7 @@ type agentFlags struct {
 	instance   string
 	log        logFlags
 	screen     screenFlags
+	admin      adminFlags
 
 	shown credential // after options
 }
@@ -46,6 +47,8 @@ func (f *agentFlags) add(fl *pflag.FlagSet) {
 	fl.StringVar(&f.instance, "instance", "", "tells agents with one ID apart (default this machine and upstream)")
 	f.log.add(fl, true)
 	f.screen.add(fl)
+	f.admin.p = f.p
+	f.admin.add(fl)
 }
 
 // severalFlags are the flags of adit agent.
@@ -270,6 +273,11 @@ func (f *severalFlags) runFleet(ctx context.Context, d *display, opts agent.Opti
 		return err
 	}
 	defer stop()
+	unserve, err := f.serveAdmin(d, opts.Session.Session.Budget)
+	if err != nil {
+		return err
+	}
+	defer unserve()
 	defer f.p.serveReports(d.board, d.log)()
 	defer f.p.supervise(ctx, "serving the tunnels of "+f.server)()
 	all := fleet{

@@ -34,6 +34,9 @@ type board struct {
 	notes      []string
 	open       map[uint64]bool // streams
 	streams    uint64          // that were opened
+	refused    uint64          // streams for which the upstream was not reached
+	received   uint64          // bytes from visitors, of streams that have ended
+	sent       uint64          // and to them
 	requests   uint64
 	reconnects int
 	latest     []entry // requests and, for what is not HTTP, streams; oldest first
@@ -163,10 +166,13 @@ func (b *board) forgetLocked() {
 func (b *board) streamLocked(s agent.Stream) {
 	switch {
 	case s.Refused:
+		b.refused++
 		b.health[s.Upstream] = health{state: screen.Down, problem: cause(s.Err)}
 		return
 	case s.Done:
 		delete(b.open, s.ID)
+		b.received += uint64(s.Received)
+		b.sent += uint64(s.Sent)
 	default:
 		b.open[s.ID] = true
 		b.streams++
