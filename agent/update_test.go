@@ -258,3 +258,29 @@ func TestDrainAgent(t *testing.T) {
 		t.Errorf("Run without a server: %v, want nil", err)
 	}
 }
+
+// An update while the session is between two carriers comes with the next.
+func TestUpdateBetweenCarriers(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	echoing := agent.Tunnel{ID: "echo", Kind: dialect.TCP, Upstream: upstream(t, echoUpstream(t))}
+	r := run(t, f.options(echoing))
+	c := f.visit(r.until(agent.Connected).Bound[0].Port)
+	echo(t, c, "before")
+	f.mu.Lock()
+	addr := f.dial
+	f.dial = "127.0.0.1:1"
+	f.mu.Unlock()
+	f.cut()
+	r.until(agent.Reconnecting)
+	if err := r.agent.Update([]agent.Tunnel{echoing, {ID: "web", Kind: dialect.HTTP, Upstream: answering("web")}}); err != nil {
+		t.Fatal(err)
+	}
+	f.mu.Lock()
+	f.dial = addr
+	f.mu.Unlock()
+	for s := r.until(agent.Connected); len(s.Tunnels) != 2; s = r.until(agent.Connected) {
+	}
+	f.want("/web/", "web")
+	echo(t, c, "after")
+}
