@@ -9,8 +9,14 @@ import (
 	"syscall"
 )
 
-// checkPrivate refuses a file that others than the user may read or write.
+// checkPrivate refuses a file that others than the user may read or write. A
+// file that root lets the process's group read is private too: that is how a
+// Kubernetes secret reaches a process that is not root.
 func checkPrivate(info fs.FileInfo, path string) error {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if ok && os.Geteuid() != 0 && st.Uid == 0 && int(st.Gid) == os.Getegid() && info.Mode().Perm()&0o037 == 0 {
+		return nil
+	}
 	if perm := info.Mode().Perm(); perm&0o077 != 0 {
 		return fmt.Errorf("has mode %#o, which lets others read or change it: run chmod 600 %s, and make a new secret if somebody may have read it", perm, path)
 	}
