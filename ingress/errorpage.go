@@ -24,6 +24,11 @@ func (p *problem) fields(contentType string, length int) [][2]string {
 	if p.retry > 0 {
 		fields = append(fields, [2]string{"Retry-After", strconv.Itoa(p.retry)})
 	}
+	return append(fields, p.statusFields()...)
+}
+
+// statusFields returns those that the status demands, however the page looks.
+func (p *problem) statusFields() (fields [][2]string) {
 	if p.challenge != "" {
 		fields = append(fields, [2]string{"WWW-Authenticate", p.challenge})
 	}
@@ -33,17 +38,14 @@ func (p *problem) fields(contentType string, length int) [][2]string {
 	return fields
 }
 
-// reason is the reason phrase of the status.
-func (p *problem) reason() string { return http.StatusText(p.status) }
-
 // writeProblem answers a request of package net/http.
-func writeProblem(w http.ResponseWriter, r *http.Request, p *problem, name string) {
-	body, contentType := p.page(r.Header.Get("Accept"), name)
-	for _, f := range p.fields(contentType, len(body)) {
+func (h *HTTP) writeProblem(w http.ResponseWriter, r *http.Request, p *problem, name string) {
+	t := h.sayOf(p, r.Header.Get("Accept"), name)
+	for _, f := range t.fields {
 		w.Header().Set(f[0], f[1])
 	}
-	w.WriteHeader(p.status)
+	w.WriteHeader(t.status)
 	if r.Method != http.MethodHead {
-		w.Write(body)
+		w.Write(t.body)
 	}
 }

@@ -31,6 +31,9 @@ type HTTPOptions struct {
 	// whose host is Domain itself, an IP address, or not routed.
 	PathMode bool
 
+	// Rules replace adit's own for visitors, if not nil.
+	Rules *Rules
+
 	// Mount is the path below which ServeHTTP is reached, such as "/tunnels";
 	// empty means "/". It takes it off the paths of requests. Serve does not
 	// look at it.
@@ -245,7 +248,7 @@ func (h *HTTP) Serve(ctx context.Context, l net.Listener) error {
 		delay = 0
 		v, ok := h.admit(ctx, l, conn)
 		if !ok {
-			refuse(conn)
+			h.refuse(conn)
 			continue
 		}
 		own.Go(func() {
@@ -319,7 +322,7 @@ func (h *HTTP) serveTLS(l net.Listener, conn *tls.Conn) {
 	}
 	v, ok := h.admit(context.Background(), l, conn)
 	if !ok {
-		refuse(conn)
+		h.refuse(conn)
 		return
 	}
 	go func() { // with a fresh stack: handshakes take a large one
@@ -366,11 +369,10 @@ func (h *HTTP) admit(ctx context.Context, l net.Listener, conn net.Conn) (*visit
 
 // refuse answers a conn that is one too many. A TLS conn is closed without an
 // answer, which could take a handshake.
-func refuse(conn net.Conn) {
+func (h *HTTP) refuse(conn net.Conn) {
 	if !isTLS(conn) {
 		conn.SetDeadline(time.Now().Add(tooManyWrite))
-		body, contentType := probVisitors.page("", "")
-		conn.Write(appendProblem(nil, probVisitors, body, contentType, 1, false, false))
+		conn.Write(h.sayOf(probVisitors, "", "").append(nil, 1, false, false))
 	}
 	conn.Close()
 }

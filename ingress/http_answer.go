@@ -1,5 +1,7 @@
 package ingress
 
+import "net/http"
+
 // fail answers with what became of the request instead of a response.
 func (v *visitor) fail(err error) end {
 	ex := v.ex
@@ -16,8 +18,7 @@ func (v *visitor) fail(err error) end {
 	if ex.started {
 		return abortConn
 	}
-	body, contentType := p.page(string(ex.req.Accept), nameAsked(ex))
-	return v.answer(p, body, contentType)
+	return v.answer(v.h.sayOf(p, string(ex.req.Accept), nameAsked(ex)))
 }
 
 // nameAsked is what an error page may show of a request.
@@ -28,17 +29,17 @@ func nameAsked(ex *exchange) string {
 	return string(ex.req.Host)
 }
 
-func (v *visitor) answer(p *problem, body []byte, contentType string) end {
+func (v *visitor) answer(t told) end {
 	ex := v.ex
-	ex.status = p.status
+	ex.status = t.status
 	read := ex.upload == nil && ex.bodyLeft >= 0 && ex.skipBody()
 	keep := read && ex.req.KeepAlive && !v.h.parting()
 	head := string(ex.req.Method) == "HEAD"
-	ex.out = appendProblem(ex.out[:0], p, body, contentType, ex.minor(), keep, head)
+	ex.out = t.append(ex.out[:0], ex.minor(), keep, head)
 	if head {
-		body = nil
+		t.body = nil
 	}
-	return v.send(len(body), read, keep)
+	return v.send(len(t.body), read, keep)
 }
 
 // send writes ex.out, an answer of the ingress's own with n bytes of body. read
@@ -67,14 +68,13 @@ func (ex *exchange) minor() int {
 	return ex.req.Minor
 }
 
-// appendProblem appends a whole response.
-func appendProblem(out []byte, p *problem, body []byte, contentType string, minor int, keep, head bool) []byte {
-	out = appendStatus(out, minor, p.status)
-	out = append(out, p.reason()...)
+// append appends a whole response.
+func (t told) append(out []byte, minor int, keep, head bool) []byte {
+	out = appendStatus(out, minor, t.status)
+	out = append(out, http.StatusText(t.status)...)
 	out = append(out, "\r\n"...)
 	out = appendDate(out)
-	h := p.fields(contentType, len(body))
-	for _, f := range h {
+	for _, f := range t.fields {
 		out = append(out, f[0]...)
 		out = append(out, ": "...)
 		out = append(out, f[1]...)
@@ -83,7 +83,7 @@ func appendProblem(out []byte, p *problem, body []byte, contentType string, mino
 	out = appendConnection(out, minor, keep)
 	out = append(out, "\r\n"...)
 	if !head {
-		out = append(out, body...)
+		out = append(out, t.body...)
 	}
 	return out
 }

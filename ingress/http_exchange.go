@@ -79,6 +79,8 @@ type exchange struct {
 	sent     int64
 	status   int
 	code     string
+
+	pathHeader string // in which the upstream is told the path that the visitor asked for, or ""
 }
 
 func newExchange() *exchange {
@@ -113,7 +115,7 @@ func (ex *exchange) clear() {
 	ex.tunnel, ex.upload = nil, nil
 	ex.passed, ex.general, ex.pass = nil, policy.Pass{}, policy.Pass{}
 	ex.body = body{}
-	ex.key, ex.prefix, ex.service, ex.code = "", "", "", ""
+	ex.key, ex.prefix, ex.service, ex.code, ex.pathHeader = "", "", "", "", ""
 	ex.target = nil
 	ex.bodyLeft, ex.received, ex.sent, ex.status = 0, 0, 0, 0
 	ex.replied, ex.started = false, false

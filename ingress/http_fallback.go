@@ -43,6 +43,7 @@ type routed struct {
 	pass    policy.Pass   // of both
 	prefix  string        // of the request's path that the upstream does not see
 	shown   string        // and what visitors see there, which may be longer: see mountOf
+	target  string        // for the upstream, where there are Rules
 	err     error
 	code    string // of an agent that answered by itself
 	at      time.Duration
@@ -87,7 +88,7 @@ func (f *fallback) serve(w http.ResponseWriter, r *http.Request, general *policy
 	f.follow(r, to)
 
 	target := targetOf(r)
-	err := http1.Parsed{Method: r.Method, Target: target, Host: r.Host, Fields: r.Header}.Check(http1.Limits{})
+	err := http1.Parsed{Method: r.Method, Target: target, Host: r.Host, Fields: r.Header}.Check(f.h.limits())
 	if err == nil && r.Host == "" && r.ProtoAtLeast(1, 1) {
 		err = http1.ErrNoHost
 	}
@@ -149,6 +150,9 @@ func (f *fallback) route(r *http.Request, to *routed) (err error) {
 	if f.h.misdirected(r.TLS, []byte(r.Host)) {
 		return errMisdirected
 	}
+	if f.h.opts.Rules != nil {
+		return f.routeByRules(r, to)
+	}
 	to.shown = mountOf(r)
 	name := f.h.parseHost([]byte(r.Host))
 	err = ErrNoRoute
@@ -188,6 +192,13 @@ func (f *fallback) rewrite(pr *httputil.ProxyRequest) {
 		if out.Host = f.h.opts.Domain; out.Host == "" {
 			out.Host = "localhost"
 		}
+	}
+	if name := pathHeader(to.Tunnel); name != "" {
+		defer func() { out.Header.Set(name, decodedPath(targetOf(to.in))) }()
+	}
+	if f.h.opts.Rules != nil {
+		f.rewriteByRules(pr.In, out, to)
+		return
 	}
 	for name := range out.Header {
 		switch http1.KindOf([]byte(name)) {
@@ -243,6 +254,9 @@ func quoteHost(host string) string {
 func (f *fallback) modify(resp *http.Response) error {
 	to := routedOf(resp.Request)
 	for name, values := range resp.Header {
+		if f.h.opts.Rules != nil {
+			break
+		}
 		switch http1.KindOf([]byte(name)) {
 		case http1.Adit:
 			if to.pass.AgentErrors && len(values) == 1 && isAgentError([]byte(name), []byte(values[0])) {
@@ -284,7 +298,7 @@ func (f *fallback) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if p == probBody && r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close") // or net/http would wait for the rest of the body
 	}
-	writeProblem(w, r, p, r.Host)
+	f.h.writeProblem(w, r, p, r.Host)
 }
 
 // follow asks the tracer about a request.

@@ -42,7 +42,7 @@ func (h *HTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	m := &mounted{cancel: cancel, w: w}
 	if p := h.enter(m); p != nil {
-		writeProblem(w, r, p, r.Host)
+		h.writeProblem(w, r, p, r.Host)
 		return
 	}
 	defer h.leave(m)
@@ -52,7 +52,7 @@ func (h *HTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if mount := h.opts.Mount; mount != "" {
 		u := below(r.URL, mount)
 		if u == nil {
-			writeProblem(w, r, probNotFound, r.Host)
+			h.writeProblem(w, r, probNotFound, r.Host)
 			return
 		}
 		ctx = context.WithValue(ctx, mountKey{}, mount)

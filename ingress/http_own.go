@@ -193,13 +193,18 @@ func (s *innerServer) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	own := strings.HasPrefix(r.URL.Path, ownPath)
-	if handler == nil && s.h.opts.Own != nil && (own || r.Header.Get("Upgrade") != "") {
+	ask := own || r.Header.Get("Upgrade") != ""
+	if rules := s.h.opts.Rules; rules != nil {
+		own = false
+		ask = rules.isOwn(s.h.opts.Domain, []byte(r.Host), targetOf(r), func(field string) bool { return r.Header.Get(field) != "" })
+	}
+	if handler == nil && s.h.opts.Own != nil && ask {
 		handler = s.h.opts.Own(r)
 	}
 	switch {
 	case handler != nil:
 	case own:
-		writeProblem(w, r, probNotFound, r.Host)
+		s.h.writeProblem(w, r, probNotFound, r.Host)
 		return
 	default:
 		handler = &s.h.fallback

@@ -15,6 +15,9 @@ import (
 // upstream, or carries bytes that belong to no request.
 type quiescent interface{ Quiet() bool }
 
+// A oneRequest is a stream that is for one request alone.
+type oneRequest interface{ OneRequest() }
+
 // A stream is a stream to an upstream's conn, which is kept for one request
 // after another.
 type stream struct {
@@ -218,6 +221,10 @@ func (sp *streamPool) take(owner netip.AddrPort) *stream {
 
 // put keeps s for another request, or closes it.
 func (sp *streamPool) put(s *stream, now time.Duration) {
+	if _, once := s.conn.(oneRequest); once {
+		s.close()
+		return
+	}
 	s.since, s.reused = now, true
 	sp.mu.Lock()
 	if sp.closed || sp.away || len(sp.idle)+len(sp.owned) >= sp.max || sp.owned[s.owner] != nil || ended(sp.done) {

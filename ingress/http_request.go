@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"adit/internal/http1"
 	"adit/policy"
@@ -27,7 +28,7 @@ func (v *visitor) serveRequest() end {
 	if err == nil {
 		head := ex.unread()[:n]
 		ex.used = n
-		err = ex.req.Parse(head, http1.Limits{})
+		err = ex.req.Parse(head, v.h.limits())
 	}
 	if err == http1.ErrVersion && v.speaksH2C() {
 		return v.handOff(nil)
@@ -45,7 +46,14 @@ func (v *visitor) serveRequest() end {
 		return v.report(v.toTLS())
 	}
 	own := hasPrefix(ex.req.Target, ownPath)
-	if own || ex.req.Upgrade != nil && v.h.opts.Own != nil {
+	ask := own || ex.req.Upgrade != nil && v.h.opts.Own != nil
+	if v.h.opts.Rules != nil {
+		own, ask = false, v.isOwnByRules()
+		if string(ex.req.Target) == "*" {
+			return v.report(v.answerOptions())
+		}
+	}
+	if ask {
 		if handler := v.askOwn(ex.in[ex.r : ex.r+n]); handler != nil {
 			return v.handOff(handler)
 		}
@@ -69,6 +77,9 @@ func (v *visitor) route() (to Target, err error) {
 	ex := v.ex
 	if ex.key != "" { // again, after a try that failed
 		return v.h.opts.Router.Route(v.ctx, ex.key)
+	}
+	if v.h.opts.Rules != nil {
+		return v.routeByRules()
 	}
 	name := v.lookAt(ex.req.Host)
 	if name.misdirected {
@@ -164,6 +175,12 @@ func (v *visitor) relay() end {
 				v.rebuildHead()
 			}
 		}
+		if header := pathHeader(t); header != ex.pathHeader {
+			ex.pathHeader = header
+			if built {
+				v.rebuildHead()
+			}
+		}
 		if ex.pass.Redirect != nil {
 			return v.redirectTo(ex.pass.Redirect)
 		}
@@ -194,7 +211,7 @@ func (v *visitor) relay() end {
 			v.h.counters.streams.refusal(err)
 			refused = t // nothing reached the upstream
 		case !delivered && errors.Is(err, tunnel.ErrClosed):
-		case delivered && idempotent(ex.req.Method) && probClosed == explain(err),
+		case delivered && idempotent(ex.req.Method) && probClosed == explain(err) && (v.h.opts.Rules == nil || s.reused),
 			delivered && idempotent(ex.req.Method) && errors.Is(err, tunnel.ErrClosed):
 		default:
 			return v.fail(err)
@@ -251,12 +268,15 @@ func (v *visitor) appendRequestHead(out []byte) []byte {
 	out = append(out, " HTTP/1.1\r\nHost: "...)
 	out = append(out, v.hostForUpstream()...)
 	out = append(out, "\r\n"...)
+	if v.h.opts.Rules != nil {
+		return v.appendFraming(v.appendPath(v.appendFieldsByRules(out)))
+	}
 	for i := range req.Fields {
 		f := &req.Fields[i]
 		switch f.Kind {
 		case http1.Other, http1.Accept, http1.Date, http1.Location, http1.SetCookie:
 			switch {
-			case f.Hop:
+			case f.Hop, ex.pathHeader != "" && strings.EqualFold(string(f.Name), ex.pathHeader):
 			case parent != "" && ofTrace(f.Name, continues):
 			case strip:
 				out = appendStripped(out, f, ex.pass)
@@ -277,12 +297,19 @@ func (v *visitor) appendRequestHead(out []byte) []byte {
 			}
 		}
 	}
-	out = v.appendForwarded(out)
+	out = v.appendPath(v.appendForwarded(out))
 	if parent != "" {
 		out = append(out, "traceparent: "...)
 		out = append(out, parent...)
 		out = append(out, "\r\n"...)
 	}
+	return v.appendFraming(out)
+}
+
+// appendFraming appends what ends the head: the fields about this conn and
+// about the body.
+func (v *visitor) appendFraming(out []byte) []byte {
+	req := &v.ex.req
 	if req.Trailers {
 		out = append(out, "TE: trailers\r\n"...)
 	}

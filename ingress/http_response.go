@@ -28,8 +28,17 @@ func (v *visitor) appendResponseHead(out []byte) []byte {
 				continue
 			}
 			ex.code = string(f.Value)
-		case http1.Lookalike, http1.ContentLength:
+		case http1.Lookalike:
+			if v.h.opts.Rules == nil {
+				continue
+			}
+		case http1.ContentLength:
 			continue
+		case http1.HopByHop:
+			if v.h.opts.Rules != nil {
+				out = http1.AppendField(out, f.Name, f.Value)
+				continue
+			}
 		case http1.Trailer:
 			if resp.Framing != http1.Chunked || ex.req.Minor == 0 || !announcesOnlyAllowed(f.Value) {
 				continue
@@ -37,7 +46,7 @@ func (v *visitor) appendResponseHead(out []byte) []byte {
 		case http1.Date:
 			dated = true
 		}
-		if f.Hop && f.Kind != http1.Trailer {
+		if f.Hop && f.Kind != http1.Trailer && (v.h.opts.Rules == nil || f.Kind != http1.Other) {
 			continue
 		}
 		if ex.prefix != "" && (f.Kind == http1.Location || f.Kind == http1.SetCookie) {

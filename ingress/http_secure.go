@@ -138,7 +138,7 @@ func (s *innerServer) upgrades(w http.ResponseWriter, r *http.Request) bool {
 	}
 	u, err := h.secureURL(r.Host, targetOf(r))
 	if err != nil {
-		writeProblem(w, r, explain(err), r.Host)
+		h.writeProblem(w, r, explain(err), r.Host)
 		return true
 	}
 	w.Header().Set("Location", u)

@@ -172,8 +172,7 @@ func (v *tlsVisitor) refuse(err error, raw []byte) {
 	case isBad && bad.Alert != 0:
 		v.alert(bad.Alert)
 	case isBad && speaksHTTP(raw):
-		body, contentType := probNoTLS.page("", "")
-		v.lastWords(appendProblem(nil, probNoTLS, body, contentType, 1, false, false))
+		v.lastWords(sayOf(probNoTLS, "", "").append(nil, 1, false, false))
 	case err == errLongHellos:
 		v.alert(clienthello.AlertInternalError)
 	default:

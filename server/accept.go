@@ -20,6 +20,11 @@ func (s *Server) own(r *http.Request) http.Handler {
 	if h := s.health(r); h != nil {
 		return h
 	}
+	if s.opts.Own != nil {
+		if h := s.opts.Own(r); h != nil {
+			return h
+		}
+	}
 	for _, d := range s.opts.Dialects {
 		if d.Match(r) {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.accept(d, w, r) })
@@ -42,7 +47,7 @@ func (s *Server) accept(d dialect.Dialect, w http.ResponseWriter, r *http.Reques
 			return nil, refused
 		}
 		var err error
-		id, err = s.opts.Auth.Authenticate(ctx, claim)
+		id, err = s.authenticatorOf(d).Authenticate(ctx, claim)
 		return id, err
 	})
 	if err != nil {
@@ -70,6 +75,7 @@ func (s *Server) accept(d dialect.Dialect, w http.ResponseWriter, r *http.Reques
 		holder:   id.Subject,
 		identity: id,
 	}
+	_, b.foreign = d.(dialect.Authenticator)
 	if reason := s.add(b); reason != "" {
 		s.handshakesDone.count(d.Name(), resultTurnedAway, resultFailed)
 		b.info("agent turned away", "reason", reason)
@@ -78,8 +84,17 @@ func (s *Server) accept(d dialect.Dialect, w http.ResponseWriter, r *http.Reques
 	}
 	s.handshakesDone.count(d.Name(), resultOK, resultFailed)
 	b.info("agent connected", "subject", id.Subject, "credential", string(id.Kind), "token", id.Token)
+	b.register()
 	b.watch()
 	b.recheck() // what changed before the server knew of it
+}
+
+// authenticatorOf returns who decides on the claims of a dialect's agents.
+func (s *Server) authenticatorOf(d dialect.Dialect) dialect.Authenticator {
+	if a, ok := d.(dialect.Authenticator); ok {
+		return a
+	}
+	return s.opts.Auth
 }
 
 // enter begins a handshake. Unless it returns an error, the caller calls leave.
@@ -140,7 +155,7 @@ func (s *Server) remove(t tunnel.Tunnel) {
 // as it may have. One that b is about to replace does not count.
 func (s *Server) isFullLocked(b *binder) bool {
 	limit := s.opts.MaxAgentsPerSubject
-	if limit <= 0 || b.holder == auth.SecretSubject || s.holders[b.holder] < limit {
+	if limit <= 0 || b.holder == auth.SecretSubject || b.foreign || s.holders[b.holder] < limit {
 		return false
 	}
 	instance := instanceOf(b.tunnel)

@@ -31,6 +31,7 @@ type binder struct {
 	secure  bool   // and whether that was with TLS
 	began   time.Time
 	holder  string // subject of all its credentials
+	foreign bool   // the dialect judges them: the server's authenticator does not know them
 
 	mu       sync.Mutex // guards the fields below
 	identity *auth.Identity
@@ -112,12 +113,41 @@ func (b *binder) end(names []name) {
 	b.server.remove(b.tunnel)
 }
 
+// register binds the one name of a tunnel that has no other, and tells its
+// agent.
+func (b *binder) register() {
+	t, ok := b.tunnel.(dialect.Registrant)
+	if !ok {
+		return
+	}
+	bd := dialect.Binding{Key: "id", Kind: dialect.HTTP, ID: b.tunnel.ID()}
+	bound, err := b.try(bd, b.checkRegistered)
+	t.Registered(bound, err)
+	if err != nil {
+		go b.server.unlessClosing(func() { b.tunnel.Close() })
+	}
+}
+
+// checkRegistered is check for the ID of a dialect with rules of its own for
+// what is one.
+func (b *binder) checkRegistered(bd dialect.Binding, id *auth.Identity) error {
+	if _, err := tunnel.ParseID(string(bd.ID)); err != nil && !b.server.opts.PathMode {
+		return &dialect.BindError{Code: dialect.BindInvalid, Reason: fmt.Sprintf("visitors find ids by hostname alone here: %v", err)}
+	}
+	return b.checkScope(bd, id)
+}
+
 // Bind implements dialect.BindHandler.
 func (b *binder) Bind(_ context.Context, bd dialect.Binding) (dialect.Bound, error) {
+	return b.try(bd, b.check)
+}
+
+// try binds what check has no objection to.
+func (b *binder) try(bd dialect.Binding, check func(dialect.Binding, *auth.Identity) error) (dialect.Bound, error) {
 	b.mu.Lock()
 	id := b.identity
 	b.mu.Unlock()
-	bound, release, err := dialect.Bound{}, func() {}, b.check(bd, id)
+	bound, release, err := dialect.Bound{}, func() {}, check(bd, id)
 	if err == nil {
 		bound, release, err = b.bind(bd, id)
 	}
@@ -188,6 +218,11 @@ func (b *binder) check(bd dialect.Binding, id *auth.Identity) error {
 			return invalid("%v", err)
 		}
 	}
+	return b.checkScope(bd, id)
+}
+
+// checkScope refuses what the identity may not bind.
+func (b *binder) checkScope(bd dialect.Binding, id *auth.Identity) error {
 	if !b.server.opts.ReservedIDs.Allows(bd.ID, id.Scope) {
 		return &dialect.BindError{Code: dialect.BindForbidden, Reason: fmt.Sprintf("the id %q is reserved, or looks like one that is: it takes a credential that names it", bd.ID)}
 	}

@@ -103,6 +103,9 @@ func (s *Server) recheckAll() {
 // recheck ends the session if its credential is not accepted any more, or no
 // longer allows what is bound.
 func (b *binder) recheck() {
+	if b.foreign {
+		return
+	}
 	for {
 		b.mu.Lock()
 		id, ended := b.identity, b.ended

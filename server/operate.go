@@ -87,7 +87,7 @@ func (b *binder) state() admin.State {
 }
 
 func (b *binder) streams() int {
-	if d, ok := b.tunnel.(tunnel.Drainer); ok {
+	if d, ok := b.tunnel.(interface{ Streams() int }); ok {
 		return d.Streams()
 	}
 	return 0

@@ -13,6 +13,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -48,6 +49,26 @@ type Options struct {
 	// PathMode serves each ID below /<id>/ too, at Domain itself and at
 	// addresses.
 	PathMode bool
+
+	// Rules, if not nil, are how visitors are served instead of adit's own
+	// way, with the IDs that PathMode and Domain stand for.
+	Rules *ingress.Rules
+
+	// Own is asked about requests for the server itself before its dialects
+	// are: those of which ingress.HTTPOptions.Own is told. nil means none.
+	Own func(*http.Request) http.Handler
+
+	// Secure ends the TLS of all who connect to Listen. If nil, they come
+	// without.
+	Secure *tls.Config
+
+	// OpenTimeout bounds how long an agent may take to accept a visitor's
+	// stream; 0 means 10 s.
+	OpenTimeout time.Duration
+
+	// MaxHeadBytes bounds the head of a visitor's request, and of its
+	// response; 0 means 64 KiB.
+	MaxHeadBytes int
 
 	// PublicURL is how visitors reach the server from outside, if that is not
 	// obvious: behind a TLS proxy "https://tunnel.example.com", say. If it
@@ -234,6 +255,9 @@ func New(opts Options) (*Server, error) {
 		Own:            s.own,
 		OnRequest:      opts.OnRequest,
 		Tracer:         opts.Tracer,
+		Rules:          opts.Rules,
+		OpenTimeout:    opts.OpenTimeout,
+		MaxHeadBytes:   opts.MaxHeadBytes,
 		Logger:         opts.Logger,
 	})
 	s.tcp = ingress.NewTCP(ingress.TCPOptions{
@@ -252,6 +276,20 @@ func listen(addr string) (net.Listener, error) {
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
 	return lc.Listen(context.Background(), "tcp", addr)
+}
+
+// A secureListener ends the TLS of its conns.
+type secureListener struct {
+	*net.TCPListener
+	config *tls.Config
+}
+
+func (l secureListener) Accept() (net.Conn, error) {
+	c, err := l.TCPListener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return tls.Server(c, l.config), nil
 }
 
 // check looks at the options, before anything is opened.
@@ -333,7 +371,11 @@ func (s *Server) Run(ctx context.Context) error {
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	if s.ln != nil {
-		wg.Go(func() { served <- s.http.Serve(serving, s.ln) })
+		ln := s.ln
+		if s.opts.Secure != nil {
+			ln = secureListener{s.ln.(*net.TCPListener), s.opts.Secure}
+		}
+		wg.Go(func() { served <- s.http.Serve(serving, ln) })
 	}
 	wg.Go(func() { s.opts.Auth.Run(serving, s.recheckAll) })
 

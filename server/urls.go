@@ -153,6 +153,11 @@ func (s *Server) urlsFor(id tunnel.ID, hostnames []string, base url.URL) (urls [
 		u := at(h)
 		urls = append(urls, u.String())
 	}
+	if _, err := tunnel.ParseID(string(id)); err != nil {
+		// One of another dialect, which is no label of a hostname. Visitors
+		// write it as it is.
+		return append(urls, base.String()+"/"+string(id)+"/")
+	}
 	named := at(string(id) + "." + s.domain)
 	path := base
 	path.Path = base.Path + "/" + string(id) + "/"

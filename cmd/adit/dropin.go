@@ -20,6 +20,9 @@ type dropIn struct {
 func dropIns() []dropIn {
 	return []dropIn{
 		{"tcp-over-websocket", "Stand in for tcp-over-websocket", (*program).tcpOverWebsocket},
+		{"websocktunnel", "Stand in for Taskcluster's websocktunnel, or webhooktunnel", (*program).websocktunnel},
+		{"wst-client", "Stand in for the client of websocktunnel", (*program).wstClient},
+		{"whclient", "Stand in for the client of webhooktunnel", (*program).whclient},
 	}
 }
 

@@ -237,9 +237,6 @@ func TestUsageErrors(t *testing.T) {
 		{args: "server", environ: []string{"ADIT_JWT_ISSUER=x"}, want: []string{"--jwt-issuer", "--jwks"}},
 		{args: "server --reserved-ids a,é", want: []string{"--reserved-ids"}},
 		{args: "server --max-agents-per-subject -1", want: []string{"--max-agents-per-subject", "-1"}},
-		{args: "agent", want: []string{"--tunnel is missing", "--config"}},
-		{args: "agent --tunnel a=80 --config " + writeFile(t, "tunnels: [{http: 3000}]"), want: []string{"--tunnel", "--config", "tunnels"}},
-		{args: "server --config " + writeFile(t, "config: x"), want: []string{":1:1: config is not known here"}},
 		{args: "version now", want: []string{"now"}},
 	} {
 		t.Run(strings.Join(append(tt.environ, tt.args), " "), func(t *testing.T) {

@@ -13,11 +13,13 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
 	"adit/carrier"
 	"adit/dialect/websocktunnel/wsmux"
+	"adit/internal/wayout"
 	"adit/internal/wsframe"
 )
 
@@ -187,96 +189,16 @@ func unseen(conn net.Conn) bool {
 	return ok && tcp.IP.IsLoopback()
 }
 
-// connect opens a conn to the server, through a proxy if the environment names
-// one for it (HTTP_PROXY, HTTPS_PROXY, NO_PROXY; never for loopback).
+// connect opens a conn to the server, through a proxy if there has to be one.
 func (d *dialer) connect(ctx context.Context, u *url.URL) (net.Conn, error) {
-	dial := d.opts.DialContext
-	if dial == nil {
-		dial = new(net.Dialer).DialContext
-	}
-	addr := hostPort(u)
-	proxy, err := d.proxy(u)
-	if err != nil {
-		return nil, fmt.Errorf("proxy of the environment: %w", err)
-	}
-	if proxy == nil {
-		return dial(ctx, "tcp", addr)
-	}
-	conn, err := dial(ctx, "tcp", hostPort(proxy))
-	if err != nil {
-		return nil, fmt.Errorf("proxy: %w", err)
-	}
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	tunnelled, err := throughProxy(ctx, conn, proxy, addr)
-	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("proxy %s: %w", proxy.Host, err)
-	}
-	return tunnelled, nil
+	way := wayout.Dialer{Proxy: d.proxy(), DialContext: d.opts.DialContext, Timeout: dialTimeout}
+	return way.Dial(ctx, u)
 }
 
-func (d *dialer) proxy(u *url.URL) (*url.URL, error) {
+// proxy returns what chooses the proxy: by default that is the environment.
+func (d *dialer) proxy() func(*url.URL) (*url.URL, error) {
 	if d.opts.Proxy != nil {
-		return d.opts.Proxy(u)
+		return d.opts.Proxy
 	}
-	return http.ProxyFromEnvironment(&http.Request{URL: u})
-}
-
-// throughProxy asks an HTTP proxy at the other end of conn for a conn to addr.
-func throughProxy(ctx context.Context, conn net.Conn, proxy *url.URL, addr string) (net.Conn, error) {
-	switch proxy.Scheme {
-	case "http":
-	case "https":
-		secured := tls.Client(conn, &tls.Config{ServerName: proxy.Hostname()})
-		if err := secured.HandshakeContext(ctx); err != nil {
-			return nil, err
-		}
-		conn = secured
-	default:
-		return nil, fmt.Errorf("scheme %q: http and https are supported", proxy.Scheme)
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "CONNECT %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: %s\r\n", addr, addr, userAgent)
-	if proxy.User != nil {
-		password, _ := proxy.User.Password()
-		fmt.Fprintf(&b, "Proxy-Authorization: Basic %s\r\n",
-			base64.StdEncoding.EncodeToString([]byte(proxy.User.Username()+":"+password)))
-	}
-	b.WriteString("\r\n")
-	if _, err := io.WriteString(conn, b.String()); err != nil {
-		return nil, err
-	}
-	// Byte by byte: what follows the answer is the server's.
-	br := bufio.NewReaderSize(&oneByte{r: conn, left: maxAnswer}, 16)
-	resp, err := http.ReadResponse(br, &http.Request{Method: http.MethodConnect})
-	if err != nil {
-		return nil, plainError(err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, &StatusError{resp.StatusCode}
-	}
-	return conn, nil
-}
-
-// A oneByte reads single bytes, so that nobody reads ahead of what it needs.
-type oneByte struct {
-	r    io.Reader
-	left int
-}
-
-func (o *oneByte) Read(p []byte) (int, error) {
-	if o.left == 0 || len(p) == 0 {
-		return 0, io.ErrUnexpectedEOF
-	}
-	o.left--
-	return o.r.Read(p[:1])
-}
-
-func hostPort(u *url.URL) string {
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
-	}
-	return net.JoinHostPort(u.Hostname(), port)
+	return wayout.FromEnvironment(os.Getenv)
 }

@@ -50,7 +50,6 @@ const maxID = 255
 var (
 	idPattern     = regexp.MustCompile(`^[a-zA-Z0-9_~.%-]+$`)
 	bearerPattern = regexp.MustCompile(`^Bearer ([\w.-]+)$`)
-	labelPattern  = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$`)
 )
 
 // validID reports whether an agent of the family may have the ID. Those of

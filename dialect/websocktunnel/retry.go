@@ -34,9 +34,9 @@ func (r Retry) next(last time.Duration) time.Duration {
 	return min(time.Duration(factor*float64(last)), r.Max)
 }
 
-// standbyDelay is the time between attempts of an agent whose ID another one
-// serves, to see whether that is gone.
-const standbyDelay = 5 * time.Second
+// standby is the time between attempts of an agent whose ID another one serves,
+// to see whether that is gone: 5 s by default.
+func (r Retry) standby() time.Duration { return min(10*r.Initial, r.Max) }
 
 // again makes a round of attempts to get another session. superseded says that
 // another agent has taken over: this one then waits, for as long as it takes,
@@ -46,7 +46,7 @@ func (l *Listener) again(ctx context.Context, superseded bool) (*wsmux.Session, 
 		return nil, err
 	}
 	for superseded {
-		if !sleep(ctx, standbyDelay) {
+		if !sleep(ctx, l.opts.Retry.withDefaults().standby()) {
 			return nil, context.Cause(ctx)
 		}
 		s, err := l.attempt(ctx, true)

@@ -30,10 +30,6 @@ type Options struct {
 	// the first of b's, without its last slash.
 	URL func(f *Family, id string, b dialect.Bound) string
 
-	// Labels says that visitors find agents by hostname alone: IDs that are no
-	// DNS label are refused, and those that differ only in case are one.
-	Labels bool
-
 	// Session are the options of sessions, of which the handshake sets the
 	// extension and the windows.
 	Session wsmux.Options
@@ -116,15 +112,15 @@ func (r *refusal) answer(w http.ResponseWriter) {
 // originals, but for the upgrade, whose failure costs nobody its session.
 func (d *Dialect) Accept(w http.ResponseWriter, r *http.Request, admit dialect.AdmitFunc) (tunnel.Tunnel, error) {
 	f, id := familyOf(r)
-	ref := d.check(r, f, id)
+	ref := check(r, f, id)
 	if ref == nil {
-		ref = d.admit(r, id, admit)
+		ref = admitted(r, id, admit)
 	}
 	if ref == nil {
 		ref = checkUpgrade(r)
 	}
 	ext, extended := parseExtension(r.Header.Get(headerExtension))
-	if ref == nil && ext.standby && d.serves(d.fold(id)) {
+	if ref == nil && ext.standby && d.serves(tunnel.ID(id)) {
 		ref = &refusal{status: http.StatusConflict, reason: "standby: another agent is registered"}
 	}
 	if ref != nil {
@@ -145,8 +141,7 @@ func (d *Dialect) Accept(w http.ResponseWriter, r *http.Request, admit dialect.A
 	}
 	t := &serverTunnel{
 		d:      d,
-		id:     d.fold(id),
-		name:   id,
+		id:     tunnel.ID(id),
 		family: f,
 		key:    r.Header.Get("Sec-Websocket-Key"),
 	}
@@ -175,13 +170,11 @@ const (
 )
 
 // check looks at what comes before the token.
-func (d *Dialect) check(r *http.Request, f *Family, id string) *refusal {
+func check(r *http.Request, f *Family, id string) *refusal {
 	bad := func(reason string) *refusal { return &refusal{status: http.StatusBadRequest, reason: reason} }
 	switch {
 	case !f.validID(id):
 		return bad(fmt.Sprintf("id %.80q: it takes 1 to %d of letters, digits and _~.%%-", id, maxID))
-	case d.opts.Labels && !labelPattern.MatchString(id):
-		return bad(fmt.Sprintf("id %.80q: visitors find agents by hostname here, so it has to be a DNS label", id))
 	case !bearerPattern.MatchString(r.Header.Get("Authorization")):
 		return bad("header Authorization is not Bearer and a token")
 	case !carrier.IsUpgrade(r):
@@ -190,7 +183,8 @@ func (d *Dialect) check(r *http.Request, f *Family, id string) *refusal {
 	return nil
 }
 
-func (d *Dialect) admit(r *http.Request, id string, admit dialect.AdmitFunc) *refusal {
+// admitted asks admit about the token.
+func admitted(r *http.Request, id string, admit dialect.AdmitFunc) *refusal {
 	claim := auth.Claim{Token: bearerPattern.FindStringSubmatch(r.Header.Get("Authorization"))[1], ID: id}
 	if remote, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		claim.Remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
@@ -228,14 +222,6 @@ func checkUpgrade(r *http.Request) *refusal {
 	return nil
 }
 
-// fold returns the ID under which visitors find an agent.
-func (d *Dialect) fold(id string) tunnel.ID {
-	if d.opts.Labels {
-		id = strings.ToLower(id) // as hostnames are
-	}
-	return tunnel.ID(id)
-}
-
 // serves reports whether an agent is registered under the ID.
 func (d *Dialect) serves(id tunnel.ID) bool {
 	d.mu.Lock()
@@ -262,7 +248,6 @@ type serverTunnel struct {
 	d      *Dialect
 	s      *wsmux.Session
 	id     tunnel.ID
-	name   string // as the agent wrote it
 	family *Family
 	key    string     // of the handshake
 	ext    *extension // that the agent is told of; nil without one
@@ -277,7 +262,7 @@ func (t *serverTunnel) Registered(b dialect.Bound, err error) {
 		return
 	}
 	head := fmt.Appendf(nil, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Accept: %s\r\n%s: %s\r\n", wsframe.Accept(t.key), t.family.headerURL, clean(t.d.opts.URL(t.family, t.name, b)))
+		"Sec-WebSocket-Accept: %s\r\n%s: %s\r\n", wsframe.Accept(t.key), t.family.headerURL, clean(t.d.opts.URL(t.family, string(t.id), b)))
 	if t.ext != nil {
 		head = fmt.Appendf(head, "%s: %s\r\n", headerExtension, t.ext)
 	}

@@ -46,7 +46,7 @@ func (d *dialer) askWindow(ctx context.Context) int {
 			}
 			return new(net.Dialer).DialContext(ctx, network, addr)
 		},
-		Proxy: func(r *http.Request) (*url.URL, error) { return d.proxy(r.URL) },
+		Proxy: func(r *http.Request) (*url.URL, error) { return d.proxy()(r.URL) },
 	}
 	defer tr.CloseIdleConnections()
 	resp, err := tr.RoundTrip(r)

@@ -64,6 +64,10 @@ var (
 type Limits struct {
 	Fields int // fields in one head; 0 means 200
 	Target int // bytes of the request target; 0 means 16 KiB
+
+	// AnyTarget accepts '#' and bytes from 0x80 on in the request target, for
+	// a caller that escapes them.
+	AnyTarget bool
 }
 
 // The defaults of Limits.
@@ -80,6 +84,16 @@ func (l Limits) withDefaults() Limits {
 		l.Target = DefaultTarget
 	}
 	return l
+}
+
+// allowTarget reports whether each byte may be in a request target.
+func (l Limits) allowTarget(target []byte) bool {
+	for _, c := range target {
+		if class[c]&isTarget == 0 && !(l.AnyTarget && (c == '#' || c >= 0x80)) {
+			return false
+		}
+	}
+	return true
 }
 
 // A Framing says how the end of a body is found (RFC 9112, section 6.3).

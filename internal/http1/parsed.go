@@ -22,7 +22,7 @@ func (p Parsed) Check(limits Limits) error {
 	case len(p.Target) > limits.Target:
 		return ErrTargetTooLong
 	case p.Target == "*" && p.Method == "OPTIONS":
-	case p.Target == "" || p.Target[0] != '/' || !all([]byte(p.Target), isTarget):
+	case p.Target == "" || p.Target[0] != '/' || !limits.allowTarget([]byte(p.Target)):
 		return ErrTarget
 	}
 	if err := checkPath([]byte(p.Target)); err != nil {

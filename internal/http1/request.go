@@ -73,7 +73,7 @@ func (r *Request) parseLine(line []byte, limits Limits) (target []byte, err erro
 	switch {
 	case len(target) > limits.Target:
 		return nil, ErrTargetTooLong
-	case len(target) == 0 || !all(target, isTarget):
+	case len(target) == 0 || !limits.allowTarget(target):
 		return nil, ErrTarget
 	case string(r.Method) == "CONNECT":
 		return nil, ErrConnect

@@ -38,6 +38,10 @@ type Options struct {
 	// last byte.
 	Idle time.Duration
 
+	// EndWith, if not nil, is one of the two conns: its end is the end of the
+	// relay, and not of one direction.
+	EndWith net.Conn
+
 	// Abort ends c so that its far side sees an error and no clean end, and
 	// leaves c closed. cause is what went wrong, on c itself or on the other
 	// conn. If nil, a *net.TCPConn is reset, and any other conn is closed.
@@ -62,7 +66,8 @@ type Result struct {
 //
 // The end of one direction is passed on with CloseWrite, and the other goes on.
 // Where the receiving conn has no CloseWrite its far side cannot be told in
-// another way than by closing, so the relay ends.
+// another way than by closing, so the relay ends; so it does where the end is
+// that of Options.EndWith.
 //
 // The error is the first one of either direction, and nil if both came to
 // their end. To stop a relay from outside, close or reset a or b; the error
@@ -159,7 +164,7 @@ func (r *relay) direction(i int) int64 {
 	switch {
 	case over:
 	case err == nil:
-		if hc, ok := dst.(interface{ CloseWrite() error }); ok {
+		if hc, ok := dst.(interface{ CloseWrite() error }); ok && (r.opts.EndWith == nil || src != r.opts.EndWith) {
 			hc.CloseWrite() // fails if dst is broken, which the other direction finds
 			if !otherEnded && plain(src) {
 				r.watch(i)

@@ -481,3 +481,45 @@ func BenchmarkPingPong(b *testing.B) {
 	wg.Wait()
 	<-done
 }
+
+// Where the end of one conn means that of both directions, the other conn is
+// closed, though it could be half-closed.
+func TestEndWith(t *testing.T) {
+	t.Parallel()
+	visitor, a := pair(t)
+	b, upstream := pair(t)
+	done := make(chan outcome, 1)
+	go func() {
+		res, err := relay.Relay(a, b, relay.Options{EndWith: a})
+		done <- outcome{res, err}
+	}()
+	visitor.Write([]byte("request"))
+	visitor.CloseWrite()
+	if got, err := io.ReadAll(upstream); string(got) != "request" || err != nil {
+		t.Errorf("upstream read %q, %v", got, err)
+	}
+	if got, err := io.ReadAll(visitor); len(got) != 0 || err != nil {
+		t.Errorf("visitor read %q, %v; want the end", got, err)
+	}
+	if o := <-done; o.err != nil || o.res.AtoB != 7 {
+		t.Errorf("Relay: %+v", o)
+	}
+
+	// The other one's end is a half-close as ever.
+	visitor, a = pair(t)
+	b, upstream = pair(t)
+	go func() {
+		res, err := relay.Relay(a, b, relay.Options{EndWith: a})
+		done <- outcome{res, err}
+	}()
+	upstream.CloseWrite()
+	if _, err := visitor.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("visitor read: %v, want the end", err)
+	}
+	visitor.Write([]byte("more"))
+	visitor.Close()
+	if got, err := io.ReadAll(upstream); string(got) != "more" || err != nil {
+		t.Errorf("upstream read %q, %v", got, err)
+	}
+	<-done
+}

@@ -414,7 +414,7 @@ func (s *Session) onACK(id, credit uint32) {
 
 // acceptedLocked takes note of the first ACK of a stream that this side opened.
 func (s *Session) acceptedLocked(st *Stream, credit int) {
-	st.accepted = true
+	st.accepted, st.acked = true, true
 	s.freeSlotLocked()
 	if !s.opts.Extended {
 		st.setPeerWindow(credit)

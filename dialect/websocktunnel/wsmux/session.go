@@ -163,7 +163,7 @@ func (s *Session) Start(first []byte) {
 		return
 	}
 	s.started = true
-	s.heard = true // the handshake
+	s.heard = false
 	s.out.first = first
 	s.out.ping, s.out.pong = true, true
 	s.tick = time.AfterFunc(s.opts.KeepAlive, s.onTick)

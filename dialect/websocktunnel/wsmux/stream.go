@@ -29,7 +29,8 @@ type Stream struct {
 	credit      int64     // bytes that may still be sent
 	werr        error     // why nothing can be written any more
 	wdeadline   deadline.Deadline
-	accepted    bool
+	accepted    bool // or refused
+	acked       bool // accepted by the other side
 	finSent     bool // nothing more is sent
 	finReceived bool
 	closed      bool
@@ -111,11 +112,16 @@ func (s *Session) Open(ctx context.Context) (*Stream, error) {
 	})
 	defer stop()
 	s.mu.Lock()
-	for !st.accepted && st.werr == nil && ctx.Err() == nil {
+	for !st.acked && st.werr == nil && ctx.Err() == nil {
 		st.wcond.Wait()
 	}
-	err = st.werr
-	if err == nil && !st.accepted {
+	switch {
+	case s.err != nil:
+		err = s.err
+	case st.acked: // whatever has become of it since
+	case st.werr != nil:
+		err = st.werr
+	default:
 		err = context.Cause(ctx)
 	}
 	s.mu.Unlock()

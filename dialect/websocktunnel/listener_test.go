@@ -1,0 +1,652 @@
+package websocktunnel_test
+
+import (
+	"bufio"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"adit/dialect/websocktunnel"
+	"adit/tunnel"
+)
+
+// TestHandshakeVector has the registration of an original, byte by byte but for
+// the host, the key and the token, and this side's offer of the extension.
+func TestHandshakeVector(t *testing.T) {
+	t.Parallel()
+	recorded, err := os.ReadFile("testdata/websocktunnel/01-get.tunnel.c2s.bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, _, _ := strings.Cut(string(recorded), "\r\n\r\n")
+	answer, err := os.ReadFile("testdata/websocktunnel/01-get.tunnel.s2c.bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	heads := make(chan string, 1)
+	go func() {
+		conn, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		r := bufio.NewReader(conn)
+		var head strings.Builder
+		for {
+			line, err := r.ReadString('\n')
+			if err != nil || line == "\r\n" {
+				break
+			}
+			head.WriteString(line)
+		}
+		heads <- head.String()
+		conn.Write(answer)
+		io.Copy(io.Discard, r)
+	}()
+	_, err = websocktunnel.Listen(t.Context(), websocktunnel.ListenOptions{
+		Configure: func(context.Context, websocktunnel.Ask) (websocktunnel.Config, error) {
+			return websocktunnel.Config{ID: "demo", Server: "http://" + ln.Addr().String(), Token: "TOKEN\n"}, nil
+		},
+		Retry: websocktunnel.Retry{Total: time.Millisecond},
+	})
+	if err == nil {
+		t.Error("the answer to another key was taken")
+	}
+	same := func(head string) string {
+		var lines []string
+		for line := range strings.SplitSeq(strings.TrimSpace(head), "\r\n") {
+			name, _, _ := strings.Cut(line, ":")
+			switch name {
+			case "Host", "Sec-WebSocket-Key":
+				line = name
+			case "Authorization":
+				line = name + ": Bearer"
+			case "Adit-Wsmux":
+				continue
+			}
+			lines = append(lines, line)
+		}
+		return strings.Join(lines, "\n")
+	}
+	if got := <-heads; same(got) != same(want) {
+		t.Errorf("registration:\n%s\nwant\n%s", same(got), same(want))
+	} else if !strings.Contains(got, "Authorization: Bearer TOKEN\r\n") {
+		t.Errorf("the token's line end is sent too: %q", got)
+	}
+}
+
+// An HTTP server on the listener survives the loss of its session.
+func TestServeAcrossSessions(t *testing.T) {
+	t.Parallel()
+	for _, plain := range []bool{false, true} {
+		t.Run(fmt.Sprint("plain ", plain), func(t *testing.T) {
+			t.Parallel()
+			fs := newFakeServer(t, false, websocktunnel.Options{})
+			opts := fs.options()
+			opts.Plain = plain
+			connected := make(chan string, 10)
+			opts.OnConnect = func(url string) { connected <- url }
+			l := listen(t, opts)
+			srv := &http.Server{
+				Handler:  http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") }),
+				ErrorLog: log.New(io.Discard, "", 0),
+			}
+			var wg sync.WaitGroup
+			wg.Go(func() { srv.Serve(l) })
+			defer wg.Wait()
+			defer srv.Close()
+			for range 3 {
+				if url := <-connected; url != "http://example.com/demo" || l.URL() != url || l.Addr().String() != url {
+					t.Errorf("public address %q, %q; want http://example.com/demo", url, l.URL())
+				}
+				tun := fs.next(t)
+				c := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+					return tun.OpenStream(ctx, tunnel.StreamInfo{})
+				}}}
+				resp, err := c.Get("http://x/")
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, _ := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if string(body) != "hello" {
+					t.Errorf("got %q", body)
+				}
+				tun.Close()
+			}
+		})
+	}
+}
+
+// Accept says once that the session is gone, in a way that is temporary.
+func TestReconnecting(t *testing.T) {
+	t.Parallel()
+	fs := newFakeServer(t, false, websocktunnel.Options{})
+	l := listen(t, fs.options())
+	accepted := make(chan error)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err == nil {
+				c.Close()
+			}
+			accepted <- err
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+		}
+	}()
+	for range 2 {
+		fs.next(t).Close()
+		err := <-accepted
+		ne, ok := errors.AsType[interface {
+			error
+			Temporary() bool
+		}](err)
+		if !errors.Is(err, websocktunnel.ErrReconnecting) || !ok || !ne.Temporary() || err.Error() != "client reconnecting" {
+			t.Errorf("Accept: %v, want %v", err, websocktunnel.ErrReconnecting)
+		}
+	}
+	tun := fs.next(t)
+	if c, err := tun.OpenStream(t.Context(), tunnel.StreamInfo{}); err != nil {
+		t.Error(err)
+	} else {
+		c.Close()
+	}
+	if err := <-accepted; err != nil {
+		t.Errorf("Accept: %v", err)
+	}
+	l.Close()
+	if err := <-accepted; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Accept of a closed listener: %v", err)
+	}
+	select {
+	case <-tun.Done():
+	case <-time.After(patience):
+		t.Error("the session outlives the listener")
+	}
+	time.Sleep(50 * time.Millisecond) // longer than the first retry, which must not come
+	if n := len(fs.tunnels); n != 0 {
+		t.Errorf("registered %d times after Close", n)
+	}
+}
+
+// answers has a server that answers each attempt with the next status, and the
+// last one again and again.
+func answers(t *testing.T, statuses ...int) (url string, attempts *atomic.Int32) {
+	t.Helper()
+	attempts = new(atomic.Int32)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n := int(attempts.Add(1))
+		w.Header().Set("Location", "/elsewhere")
+		w.WriteHeader(statuses[min(n, len(statuses))-1])
+	}))
+	t.Cleanup(srv.Close)
+	return srv.URL, attempts
+}
+
+func TestRetry(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name     string
+		statuses []int
+		want     error
+		attempts int32
+	}{
+		{"401", []int{401}, websocktunnel.ErrAuthFailed, 1},
+		{"401 later", []int{503, 401}, websocktunnel.ErrRetryFailed, 2},
+		{"400", []int{400}, websocktunnel.ErrRetryFailed, 1},
+		{"404", []int{404}, websocktunnel.ErrRetryFailed, 1},
+		{"200", []int{200}, websocktunnel.ErrRetryFailed, 1},
+		{"redirects are not followed", []int{302, 307, 404}, websocktunnel.ErrRetryFailed, 3},
+		{"500 for a while", []int{500, 502, 503, 504, 401}, websocktunnel.ErrRetryFailed, 5},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			server, attempts := answers(t, tt.statuses...)
+			_, err := websocktunnel.Listen(t.Context(), websocktunnel.ListenOptions{
+				Configure: func(context.Context, websocktunnel.Ask) (websocktunnel.Config, error) {
+					return websocktunnel.Config{ID: "demo", Server: server, Token: "very.secret.token"}, nil
+				},
+				Retry: websocktunnel.Retry{Initial: time.Millisecond, Max: 5 * time.Millisecond},
+			})
+			if !errors.Is(err, tt.want) || attempts.Load() != tt.attempts {
+				t.Errorf("got %v after %d attempts, want %v after %d", err, attempts.Load(), tt.want, tt.attempts)
+			}
+			if strings.Contains(err.Error(), "very.secret") {
+				t.Errorf("the error shows the token: %v", err)
+			}
+		})
+	}
+	t.Run("time out", func(t *testing.T) {
+		t.Parallel()
+		server, attempts := answers(t, 503)
+		_, err := websocktunnel.Listen(t.Context(), websocktunnel.ListenOptions{
+			Configure: func(context.Context, websocktunnel.Ask) (websocktunnel.Config, error) {
+				return websocktunnel.Config{ID: "demo", Server: server, Token: "t"}, nil
+			},
+			Retry: websocktunnel.Retry{Initial: time.Millisecond, Max: 20 * time.Millisecond, Total: 500 * time.Millisecond},
+		})
+		if !errors.Is(err, websocktunnel.ErrRetryTimedOut) || attempts.Load() < 3 {
+			t.Errorf("got %v after %d attempts, want %v after some", err, attempts.Load(), websocktunnel.ErrRetryTimedOut)
+		}
+	})
+	t.Run("malformed address", func(t *testing.T) {
+		t.Parallel()
+		for _, server := range []string{"", "tunnel.example.com", "ftp://x", "HTTP//x", "http://user:hunter2@x", "http://"} {
+			_, err := websocktunnel.Listen(t.Context(), websocktunnel.ListenOptions{
+				Configure: func(context.Context, websocktunnel.Ask) (websocktunnel.Config, error) {
+					return websocktunnel.Config{ID: "demo", Server: server, Token: "t"}, nil
+				},
+			})
+			if err == nil || strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("server %q: got %v, want an error without what is secret", server, err)
+			}
+		}
+	})
+	t.Run("ends with its context", func(t *testing.T) {
+		t.Parallel()
+		server, attempts := answers(t, 503)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			for attempts.Load() == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			cancel()
+		}()
+		_, err := websocktunnel.Listen(ctx, websocktunnel.ListenOptions{
+			Configure: func(context.Context, websocktunnel.Ask) (websocktunnel.Config, error) {
+				return websocktunnel.Config{ID: "demo", Server: server, Token: "t"}, nil
+			},
+		})
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v, want %v", err, context.Canceled)
+		}
+	})
+}
+
+// The newest configuration is used for each connection, and a refused token is
+// replaced if there is another.
+func TestNewestToken(t *testing.T) {
+	t.Parallel()
+	fs := newFakeServer(t, false, websocktunnel.Options{})
+	opts := fs.options()
+	var asked []string
+	tokens := []string{"wrong", "first", "second", "wrong", "third"}
+	opts.Configure = func(_ context.Context, ask websocktunnel.Ask) (websocktunnel.Config, error) {
+		last := ""
+		if ask.Last != nil {
+			last = ask.Last.Token
+		}
+		asked = append(asked, fmt.Sprintf("%s refused %v", last, ask.Refused))
+		token := tokens[0]
+		tokens = tokens[1:]
+		return websocktunnel.Config{ID: "demo", Server: fs.URL, Token: token}, nil
+	}
+	l := listen(t, opts)
+	for range 2 {
+		fs.next(t).Close()
+	}
+	fs.next(t)
+	l.Close()
+	want := "[ refused false wrong refused true first refused false second refused false wrong refused true]"
+	if fmt.Sprint(asked) != want {
+		t.Errorf("asked %v, want %s", asked, want)
+	}
+}
+
+// If no other session is to be had, Accept says so for ever.
+func TestRoundFails(t *testing.T) {
+	t.Parallel()
+	fs := newFakeServer(t, false, websocktunnel.Options{})
+	opts := fs.options()
+	first := true
+	opts.Configure = func(context.Context, websocktunnel.Ask) (websocktunnel.Config, error) {
+		token := "wrong"
+		if first {
+			token = "good"
+		}
+		first = false
+		return websocktunnel.Config{ID: "demo", Server: fs.URL, Token: token}, nil
+	}
+	l := listen(t, opts)
+	fs.next(t).Close()
+	for {
+		_, err := l.Accept()
+		if errors.Is(err, websocktunnel.ErrReconnecting) {
+			continue
+		}
+		if !errors.Is(err, websocktunnel.ErrAuthFailed) {
+			t.Errorf("Accept: %v, want %v", err, websocktunnel.ErrAuthFailed)
+		}
+		if _, again := l.Accept(); again != err {
+			t.Errorf("Accept again: %v, want the same", again)
+		}
+		break
+	}
+}
+
+// An agent whose ID another one has taken stands by, and serves again when that
+// is gone.
+func TestStandby(t *testing.T) {
+	t.Parallel()
+	fs := newFakeServer(t, false, websocktunnel.Options{})
+	old := listen(t, fs.options())
+	first := fs.next(t)
+	young := listen(t, fs.options())
+	second := fs.next(t)
+	first.(tunnel.Ender).End(tunnel.EndSuperseded, "")
+	for { // Accept would wait for the session
+		if _, err := old.Accept(); errors.Is(err, websocktunnel.ErrReconnecting) {
+			break
+		}
+	}
+	if err := <-fs.errs; !strings.Contains(err.Error(), "standby") {
+		t.Errorf("the server says %v, want that it stands by", err)
+	}
+	select {
+	case <-second.Done():
+		t.Fatal("the older agent has taken over")
+	default:
+	}
+	young.Close()
+	third := fs.next(t)
+	if third.ID() != "demo" {
+		t.Errorf("ID %q", third.ID())
+	}
+}
+
+// A server that does not tell how much it takes in is asked for its version.
+func TestAskForWindow(t *testing.T) {
+	t.Parallel()
+	for version, want := range map[string]int64{
+		`{"version": "v93.1.5"}`: 4 << 20, `{"version":"106.0.0","source":"x"}`: 4 << 20, `{"version": "93.1.4"}`: 4096,
+		`{"version": "44.6.0"}`: 4096, `{"version": "93.1"}`: 4096, `{"version": 106}`: 4096, `{}`: 4096, `x`: 4096, ``: 4096,
+	} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			fs := newFakeServer(t, false, websocktunnel.Options{})
+			asked := make(chan struct{})
+			handler := fs.Config.Handler
+			fs.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/__version__" {
+					io.WriteString(w, version)
+					close(asked)
+					return
+				}
+				handler.ServeHTTP(w, r)
+			})
+			opts := fs.options()
+			opts.Plain = true
+			l := listen(t, opts)
+			tun := fs.next(t)
+			<-asked
+			got := make(chan int64, 1)
+			go func() {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				defer c.Close()
+				for sent := int64(0); ; {
+					c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+					n, err := c.Write(make([]byte, 8192))
+					sent += int64(n)
+					if err != nil {
+						got <- sent
+						return
+					}
+				}
+			}()
+			c, err := tun.OpenStream(t.Context(), tunnel.StreamInfo{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			if n := <-got; n != want {
+				t.Errorf("%d bytes sent without credit, want %d", n, want)
+			}
+		})
+	}
+}
+
+// The way out may lead through a proxy.
+func TestProxy(t *testing.T) {
+	t.Parallel()
+	for _, secure := range []bool{false, true} {
+		fs := newFakeServer(t, secure, websocktunnel.Options{})
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		requests := make(chan *http.Request, 2)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for {
+				conn, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				wg.Go(func() {
+					defer conn.Close()
+					r, err := http.ReadRequest(bufio.NewReader(conn))
+					if err != nil {
+						return
+					}
+					requests <- r
+					if r.Header.Get("Proxy-Authorization") == "" {
+						io.WriteString(conn, "HTTP/1.1 407 No\r\n\r\n")
+						return
+					}
+					far, err := net.Dial("tcp", r.Host)
+					if err != nil {
+						return
+					}
+					defer far.Close()
+					io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
+					go func() {
+						io.Copy(far, conn)
+						far.Close()
+					}()
+					io.Copy(conn, far)
+				})
+			}
+		})
+		opts := fs.options()
+		opts.Retry.Total = time.Millisecond
+		opts.Proxy = func(*url.URL) (*url.URL, error) { return url.Parse("http://" + ln.Addr().String()) }
+		if _, err := websocktunnel.Listen(t.Context(), opts); err == nil {
+			t.Error("a proxy that refuses: got no error")
+		}
+		<-requests
+		opts.Proxy = func(*url.URL) (*url.URL, error) { return url.Parse("http://me:hunter2@" + ln.Addr().String()) }
+		l := listen(t, opts)
+		fs.next(t)
+		r := <-requests
+		if r.Method != "CONNECT" || r.Host != fs.Listener.Addr().String() || r.Header.Get("Proxy-Authorization") != "Basic bWU6aHVudGVyMg==" {
+			t.Errorf("the proxy was asked %s %s, %v", r.Method, r.Host, r.Header)
+		}
+		l.Close()
+		ln.Close()
+		wg.Wait()
+	}
+}
+
+// Forward connects streams to what dial opens, and refuses those that it
+// cannot.
+func TestForward(t *testing.T) {
+	t.Parallel()
+	for _, plain := range []bool{false, true} {
+		t.Run(fmt.Sprint("plain ", plain), func(t *testing.T) {
+			t.Parallel()
+			fs := newFakeServer(t, false, websocktunnel.Options{})
+			opts := fs.options()
+			opts.Plain = plain
+			l := listen(t, opts)
+			tun := fs.next(t)
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ln.Close()
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() {
+				done <- websocktunnel.Forward(ctx, l, time.Second, func(ctx context.Context) (net.Conn, error) {
+					return new(net.Dialer).DialContext(ctx, "tcp", ln.Addr().String())
+				})
+			}()
+
+			near, err := tun.OpenStream(t.Context(), tunnel.StreamInfo{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			upstream, err := ln.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			upstream.SetDeadline(time.Now().Add(patience))
+			io.WriteString(near, "request")
+			b := make([]byte, 7)
+			if _, err := io.ReadFull(upstream, b); err != nil || string(b) != "request" {
+				t.Errorf("upstream read %q, %v", b, err)
+			}
+			io.WriteString(upstream, "response")
+			upstream.(*net.TCPConn).CloseWrite()
+			if got, err := io.ReadAll(near); string(got) != "response" || err != nil {
+				t.Errorf("read %q, %v", got, err)
+			}
+			near.Close() // ends the upstream's conn in both directions
+			if n, err := upstream.Read(b); n > 0 || err == nil {
+				t.Errorf("upstream read %d bytes, %v; want the end", n, err)
+			}
+			upstream.Close()
+
+			ln.Close()
+			c, err := tun.OpenStream(t.Context(), tunnel.StreamInfo{})
+			if plain {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if n, err := c.Read(b); n != 0 || err != io.EOF {
+					t.Errorf("upstream that is not there: read %d, %v; want the end", n, err)
+				}
+				c.Close()
+			} else if re, ok := errors.AsType[*tunnel.RefusedError](err); !ok || re.Code != tunnel.RefuseUpstreamRefused {
+				t.Errorf("upstream that is not there: %v, want a refusal", err)
+			}
+			cancel()
+			if err := <-done; !errors.Is(err, context.Canceled) {
+				t.Errorf("Forward: %v", err)
+			}
+			if _, err := tun.OpenStream(t.Context(), tunnel.StreamInfo{}); err == nil {
+				t.Error("OpenStream after the end: got no error")
+			}
+		})
+	}
+}
+
+// What a client of webhooktunnel asked its token service, and what it read.
+func TestTokenService(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("testdata/webhooktunnel/token-service.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var vector struct {
+		Request  string
+		Token    string `json:"access_token_used"`
+		Response string `json:"response_body"`
+	}
+	if err := json.Unmarshal(text, &vector); err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(vector.Request)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &websocktunnel.TokenService{ClientID: "test-client", AccessToken: vector.Token}
+	u, err := url.Parse(websocktunnel.DefaultTokenService)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := s.Authorization(u, 1795205130, "AK2j3DdA"), r.Header.Get("Authorization"); got != want || r.URL.Path != u.Path {
+		t.Errorf("Authorization:\n got %s\nwant %s", got, want)
+	}
+
+	var status atomic.Int32
+	status.Store(200)
+	seen := make(chan *http.Request, 10)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen <- r
+		w.WriteHeader(int(status.Load()))
+		io.WriteString(w, vector.Response)
+	}))
+	defer srv.Close()
+	s.URL, s.Client, s.Certificate = srv.URL+"/v1/x?y=z", srv.Client(), `{"version":1}`
+	c, err := s.Ask(t.Context())
+	if err != nil || c.ID != "demo" || c.Server != "https://127.0.0.1:7181" || !strings.HasPrefix(c.Token, "eyJ") || c.Family != websocktunnel.Webhooktunnel {
+		t.Errorf("got %+v, %v", c, err)
+	}
+	header := (<-seen).Header.Get("Authorization")
+	var fields [5]string
+	if _, err := fmt.Sscanf(strings.NewReplacer(`"`, " ", ",", " ").Replace(header), "Hawk id= %s mac= %s ts= %s nonce= %s ext= %s", &fields[0], &fields[1], &fields[2], &fields[3], &fields[4]); err != nil {
+		t.Fatalf("header %s: %v", header, err)
+	}
+	su, _ := url.Parse(srv.URL)
+	mac := hmac.New(sha256.New, []byte(vector.Token))
+	fmt.Fprintf(mac, "hawk.1.header\n%s\n%s\nGET\n/v1/x?y=z\n127.0.0.1\n%s\n\n%s\n", fields[2], fields[3], su.Port(), fields[4])
+	if want := base64.StdEncoding.EncodeToString(mac.Sum(nil)); fields[1] != want {
+		t.Errorf("mac %s, want %s", fields[1], want)
+	}
+	if ext, _ := base64.StdEncoding.DecodeString(fields[4]); string(ext) != `{"certificate":{"version":1}}` {
+		t.Errorf("ext is %s", ext)
+	}
+	status.Store(403)
+	if _, err := s.Ask(t.Context()); err == nil || strings.Contains(err.Error(), vector.Token) {
+		t.Errorf("403: got %v", err)
+	} else if se, ok := errors.AsType[*websocktunnel.StatusError](err); !ok || se.Code != 403 {
+		t.Errorf("403: got %v", err)
+	}
+}
+
+func TestTokenUsable(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1000, 0)
+	for claims, want := range map[string]bool{
+		`{"nbf":900,"exp":1100}`: true, `{"nbf":900,"exp":1000}`: false, `{"nbf":1001,"exp":1100}`: false,
+		`{"exp":1100.5}`: true, `{}`: true, `[]`: false, `{"exp":"1100"}`: false,
+	} {
+		token := "h." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".s"
+		if got := websocktunnel.TokenUsable(token, now); got != want {
+			t.Errorf("%s: got %v, want %v", claims, got, want)
+		}
+	}
+	for _, token := range []string{"", "x", "a.b", "a.b.c.d", "a.%.c"} {
+		if websocktunnel.TokenUsable(token, now) {
+			t.Errorf("%q: got true", token)
+		}
+	}
+}
