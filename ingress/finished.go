@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"adit/internal/http1"
@@ -14,7 +15,7 @@ type Finished struct {
 	Remote    netip.AddrPort // the visitor's end of the conn; zero if it has no IP address
 	Method    string         // empty if the request was malformed
 	Host      string
-	Path      string // without the query
+	Path      string // without the query, and without a token of wstunnel in it
 	Proto     string // such as "HTTP/1.1"
 	Secure    bool   // the conn is TLS
 	UserAgent string
@@ -100,14 +101,23 @@ func (v *visitor) finished() Finished {
 	return f
 }
 
-// pathOf returns a target without its query.
+// tokenPath begins the paths in which callers of wstunnel name an agent by its
+// token, which is a secret.
+const tokenPath = "/_token/"
+
+// pathOf returns a target as it may be shown: without its query, and without a
+// token in its path.
 func pathOf(target string) string {
-	for i := range len(target) {
-		if target[i] == '?' {
-			return target[:i]
-		}
+	path, _, _ := strings.Cut(target, "?")
+	rest, ok := strings.CutPrefix(path, tokenPath)
+	if !ok {
+		return path
 	}
-	return target
+	_, rest, more := strings.Cut(rest, "/")
+	if more {
+		rest = "/" + rest
+	}
+	return tokenPath + "[redacted]" + rest
 }
 
 // methodString saves allocating the usual methods.

@@ -125,3 +125,15 @@ func TestTraceOfFailure(t *testing.T) {
 		t.Errorf("got %+v", f)
 	}
 }
+
+func TestShownPaths(t *testing.T) {
+	t.Parallel()
+	for target, want := range map[string]string{
+		"": "", "*": "*", "/": "/", "/a/b?c=d?e": "/a/b", "?q": "", "/_token/secret/a?b": "/_token/[redacted]/a",
+		"/_token/secret": "/_token/[redacted]", "/_token/": "/_token/[redacted]", "/_token//a": "/_token/[redacted]/a", "/a/_token/b": "/a/_token/b",
+	} {
+		if got := pathOf(target); got != want {
+			t.Errorf("%q: got %q, want %q", target, got, want)
+		}
+	}
+}
