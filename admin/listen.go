@@ -34,7 +34,7 @@ const (
 func CheckAddress(addr string) error {
 	if path, ok := strings.CutPrefix(addr, unixPrefix); ok {
 		if path == "" || len(path) > maxSocketPath {
-			return fmt.Errorf("%q: want a path of 1 to %d bytes behind unix:", addr, maxSocketPath)
+			return fmt.Errorf("%q: behind unix: goes a path of 1 to %d bytes", addr, maxSocketPath)
 		}
 		return nil
 	}

@@ -114,16 +114,16 @@ func (s *lineSource) set(token string, err error) {
 	s.changed = make(chan struct{})
 }
 
-func (s *lineSource) get() (token string, err error, changed <-chan struct{}) {
+func (s *lineSource) get() (token string, changed <-chan struct{}, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.newest, s.err, s.changed
+	return s.newest, s.changed, s.err
 }
 
 // first waits until there is a token.
 func (s *lineSource) first(ctx context.Context) error {
 	for {
-		token, err, changed := s.get()
+		token, changed, err := s.get()
 		if token != "" || err != nil {
 			return err
 		}
@@ -137,13 +137,13 @@ func (s *lineSource) first(ctx context.Context) error {
 
 // token returns the newest token; first was called before.
 func (s *lineSource) token() (string, error) {
-	token, err, _ := s.get()
+	token, _, err := s.get()
 	return token, err
 }
 
 func (s *lineSource) next(ctx context.Context, last string) (string, error) {
 	for {
-		token, _, changed := s.get()
+		token, changed, _ := s.get()
 		if token != last && token != "" {
 			return token, nil
 		}

@@ -71,7 +71,7 @@ func (c *Client) Serve(ctx context.Context, l net.Listener) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if ne := (net.Error)(nil); errors.As(err, &ne) && ne.Temporary() { //nolint:staticcheck // as net/http
+		if isTemporary(err) {
 			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
 			select {
 			case <-time.After(delay):
@@ -92,6 +92,13 @@ func (c *Client) Serve(ctx context.Context, l net.Listener) error {
 			c.serve(ctx, caller)
 		}()
 	}
+}
+
+// isTemporary reports whether Accept may work again: out of descriptors, most
+// likely, which net/http waits for too.
+func isTemporary(err error) bool {
+	var te interface{ Temporary() bool }
+	return errors.As(err, &te) && te.Temporary()
 }
 
 // Close ends all links and waits for them.

@@ -128,7 +128,6 @@ type golden struct {
 	raw     *raw
 	streams map[uint32]*wsmux.Stream
 	unread  map[uint32]string // what the other side sent on streams
-	want    []frame           // what this side has to send: credit is not among it
 	acked   int               // credit that it gave, and how much it may
 	mayAck  int
 	opened  chan *wsmux.Stream
