@@ -3,6 +3,7 @@ package agent_test
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -86,7 +87,7 @@ func TestCredentialIsRenewed(t *testing.T) {
 	r := run(t, opts)
 	s := r.until(agent.Connected)
 	c := f.visit(s.Bound[0].Port)
-	for began := time.Now(); time.Since(began) < 7*time.Second; {
+	for began := time.Now(); time.Since(began) < 5*time.Second; {
 		echo(t, c, fmt.Sprintf("after %v", time.Since(began)))
 		time.Sleep(100 * time.Millisecond) // the stream's own pace
 	}
@@ -96,52 +97,59 @@ func TestCredentialIsRenewed(t *testing.T) {
 	}
 }
 
-// TestNextToken pushes credentials onto a session. One that is refused does no
-// harm, and neither does an error.
+// TestNextToken pushes a credential onto a session, after one that is no good.
 func TestNextToken(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
-	opts := f.options(agent.Tunnel{ID: "echo", Kind: dialect.TCP, Upstream: upstream(t, echoUpstream(t))})
-	scope := auth.Scope{IDs: []string{"echo"}, Ports: []auth.PortRange{{First: 1, Last: 65535}}}
-	const life = 8 * time.Second // long enough for two pauses after failures
-	began := time.Now()
-	first := f.token(life-30*time.Second, scope)
-	good := f.token(time.Hour, scope)
-	opts.Token = func() (string, error) { return first, nil }
 	type next struct {
 		token string
 		err   error
 	}
-	steps := make(chan next, 3)
-	steps <- next{"", fmt.Errorf("not to be had")}
-	steps <- next{"nonsense, which nobody accepts", nil}
-	steps <- next{good, nil}
-	lasts := make(chan string, 10)
-	opts.NextToken = func(ctx context.Context, last string) (string, error) {
-		lasts <- last
-		select {
-		case n := <-steps:
-			return n.token, n.err
-		case <-ctx.Done():
-			return "", ctx.Err()
-		}
+	for name, bad := range map[string]next{
+		"error":         {"", errors.New("not to be had")},
+		"refused token": {"nonsense, which nobody accepts", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			opts := f.options(agent.Tunnel{ID: "echo", Kind: dialect.TCP, Upstream: upstream(t, echoUpstream(t))})
+			scope := auth.Scope{IDs: []string{"echo"}, Ports: []auth.PortRange{{First: 1, Last: 65535}}}
+			const life = 5 * time.Second // long enough for a pause after a failure
+			began := time.Now()
+			first := f.token(life-30*time.Second, scope)
+			good := f.token(time.Hour, scope)
+			opts.Token = func() (string, error) { return first, nil }
+			steps, lasts := make(chan next, 2), make(chan string, 100)
+			steps <- bad
+			steps <- next{good, nil}
+			opts.NextToken = func(ctx context.Context, last string) (string, error) {
+				lasts <- last
+				select {
+				case n := <-steps:
+					return n.token, n.err
+				case <-ctx.Done():
+					return "", ctx.Err()
+				}
+			}
+			r := run(t, opts)
+			s := r.until(agent.Connected)
+			c := f.visit(s.Bound[0].Port)
+			for _, want := range []string{first, first, good} {
+				select {
+				case last := <-lasts:
+					if last != want {
+						t.Error("asked for what follows another token than the one that the session lives on")
+					}
+				case <-time.After(patience):
+					t.Fatalf("not asked for another token after %v", patience)
+				}
+			}
+			for time.Since(began) < life+time.Second {
+				echo(t, c, "still there")
+				time.Sleep(100 * time.Millisecond) // the stream's own pace
+			}
+			onceConnected(t, r)
+		})
 	}
-	r := run(t, opts)
-	s := r.until(agent.Connected)
-	c := f.visit(s.Bound[0].Port)
-	for range 3 {
-		if last := <-lasts; last != first {
-			t.Errorf("asked for what follows %q, want what the session lives on", last)
-		}
-	}
-	if last := <-lasts; last != good {
-		t.Error("asked for what follows another token than the last good one")
-	}
-	for time.Since(began) < life+2*time.Second {
-		echo(t, c, "still there")
-		time.Sleep(100 * time.Millisecond) // the stream's own pace
-	}
-	onceConnected(t, r)
 }
 
 // TestNextCertificate gives a session a new carrier while it has one.
