@@ -18,7 +18,7 @@ import (
 
 const (
 	keysEvery    = 10 * time.Minute // between two looks at a URL
-	keysAgain    = 30 * time.Second // after a failure, and at least between two looks
+	keysAgain    = 30 * time.Second // at least between two looks; after failures it grows up to keysEvery
 	keysPatience = 10 * time.Second // for one answer
 	keysStale    = 24 * time.Hour   // for which keys are good without an answer
 	maxKeyWaits  = 16               // tokens that wait for an answer at a time
@@ -237,6 +237,7 @@ func (k *KeySet) run(ctx context.Context, log *slog.Logger, changed func()) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var last string // error
+	again := keysAgain
 	for {
 		select {
 		case <-ctx.Done():
@@ -254,7 +255,7 @@ func (k *KeySet) run(ctx context.Context, log *slog.Logger, changed func()) {
 		other := k.looksEnd(keys, err)
 		next := keysEvery
 		if err != nil {
-			next = keysAgain
+			next, again = again, min(2*again, keysEvery)
 			if err.Error() != last && ctx.Err() == nil {
 				log.Error("keys of tokens not fetched", "host", k.url.Host, "err", err)
 			}
@@ -263,7 +264,7 @@ func (k *KeySet) run(ctx context.Context, log *slog.Logger, changed func()) {
 			if last != "" {
 				log.Info("keys of tokens fetched again", "host", k.url.Host)
 			}
-			last = ""
+			last, again = "", keysAgain
 		}
 		timer.Reset(next)
 		if other {
