@@ -71,7 +71,8 @@ func WithToken(token string) Option {
 }
 
 // WithTokenFunc lets f give the credential, each time that the program connects
-// to the server. ctx ends after 10 s, and when nobody needs the credential any
+// to the server, and in good time before a JWT expires, for the session that
+// lives on it. ctx ends after 10 s, and when nobody needs the credential any
 // more. f may be called by several goroutines at once. If it fails before the
 // first connection Listen and Forward fail too; later it is asked again after a
 // pause.
