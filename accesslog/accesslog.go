@@ -1,10 +1,12 @@
-// Package accesslog writes a line for each request of a visitor, as JSON or in
-// the combined format of web servers.
+// Package accesslog writes a line for each request of a visitor, and for each
+// visitor of other protocols, as JSON; or the former in the combined format of
+// web servers.
 //
 //	log, err := accesslog.Open(accesslog.Options{Path: "/var/log/adit/access.log"})
 //	...
 //	defer log.Close()
 //	http := ingress.NewHTTP(ingress.HTTPOptions{OnRequest: log.Record, ...})
+//	tcp := ingress.NewTCP(ingress.TCPOptions{OnVisit: log.Record, ...})
 //
 // Nobody waits for it: what a slow disk does not take in time is dropped, and
 // counted. Queries are never written, since secrets go there; nor are header
@@ -132,11 +134,14 @@ func openFile(path string) (*os.File, error) {
 // lines are the memory for one line each.
 var lines = sync.Pool{New: func() any { return new([]byte) }}
 
-// Record writes a line soon. It does not block.
+// Record writes a line soon. It does not block. Of what is not HTTP the combined
+// format has none.
 func (l *Log) Record(f ingress.Finished) {
 	line := lines.Get().(*[]byte)
 	defer lines.Put(line)
-	*line = l.line((*line)[:0], &f, time.Now())
+	if *line = l.line((*line)[:0], &f, time.Now()); len(*line) == 0 {
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	before := len(l.pending)

@@ -61,6 +61,8 @@ func TestLines(t *testing.T) {
 			`"proto":"","tls":false,"status":400,"code":"bad-request","received":0,"sent":0,"dur":0.000000,"waited":0.000000,"tries":0,"user_agent":"","referer":""}`},
 		{"json, no address", appendJSON, ingress.Finished{Status: 200}, `{"time":"2026-11-21T12:00:01.500Z","remote":"","method":"","host":"","path":"",` +
 			`"proto":"","tls":false,"status":200,"received":0,"sent":0,"dur":0.000000,"waited":0.000000,"tries":0,"user_agent":"","referer":""}`},
+		{"json, TCP", appendJSON, ingress.Finished{Remote: malformed.Remote, Proto: ingress.ProtoTCP, Host: ":2222", ID: "ssh", Code: "agent-offline", Received: 1, Sent: 2},
+			`{"time":"2026-11-21T12:00:01.500Z","remote":"[2001:db8::1]:1","host":":2222","proto":"TCP","code":"agent-offline","tunnel":"ssh","received":1,"sent":2,"dur":0.000000}`},
 		{"combined", appendCombined, request, `203.0.113.7 - - [21/Nov/2026:12:00:00 +0000] "POST /a b HTTP/1.1" 502 128 "https://example.com/page" "curl \x228\x22"`},
 		{"combined, malformed", appendCombined, malformed, `2001:db8::1 - - [21/Nov/2026:12:00:01 +0000] "-" 400 0 "-" "-"`},
 		{"combined, no address", appendCombined, ingress.Finished{Status: 200}, `- - - [21/Nov/2026:12:00:01 +0000] "-" 200 0 "-" "-"`},
@@ -68,6 +70,20 @@ func TestLines(t *testing.T) {
 		if got := string(tt.line(nil, &tt.request, noon)); got != tt.want+"\n" {
 			t.Errorf("%s:\ngot  %swant %s", tt.name, got, tt.want)
 		}
+	}
+}
+
+func TestCombinedIsForHTTPAlone(t *testing.T) {
+	t.Parallel()
+	var b bytes.Buffer
+	l, err := Open(Options{Writer: &b, Format: Combined})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Record(ingress.Finished{Proto: ingress.ProtoTLS})
+	l.Close()
+	if b.Len() > 0 || l.Stats().Written > 0 {
+		t.Errorf("got %q", b.String())
 	}
 }
 
@@ -132,6 +148,7 @@ func TestWithoutQuery(t *testing.T) {
 	for url, want := range map[string]string{
 		"": "", "/p?q": "/p", "/p#f": "/p", "https://h/p": "https://h/p", "https://u:p@h/p@q?x": "https://h/p@q",
 		"https://u@h": "https://h", "https://a@b@h": "https://h", "//u@h/": "//h/", "/a@b/c": "/a@b/c", "?": "", "https://?u@h": "https://",
+		"https://u@h/_token/secret/a": "https://h/_token/[redacted]/a", "https://h/_token/secret": "https://h/_token/[redacted]",
 	} {
 		if got := withoutQuery(url); got != want {
 			t.Errorf("%q: got %q, want %q", url, got, want)

@@ -2,6 +2,7 @@ package accesslog
 
 import (
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -20,14 +21,21 @@ func appendJSON(b []byte, f *ingress.Finished, now time.Time) []byte {
 		b = f.Remote.AppendTo(b)
 	}
 	b = append(b, '"')
-	b = appendPair(b, "method", f.Method)
+	http := isHTTP(f)
+	if http {
+		b = appendPair(b, "method", f.Method)
+	}
 	b = appendPair(b, "host", f.Host)
-	b = appendPair(b, "path", f.Path)
+	if http {
+		b = appendPair(b, "path", f.Path)
+	}
 	b = appendPair(b, "proto", f.Proto)
-	b = append(b, `,"tls":`...)
-	b = strconv.AppendBool(b, f.Secure)
-	b = append(b, `,"status":`...)
-	b = strconv.AppendInt(b, int64(f.Status), 10)
+	if http {
+		b = append(b, `,"tls":`...)
+		b = strconv.AppendBool(b, f.Secure)
+		b = append(b, `,"status":`...)
+		b = strconv.AppendInt(b, int64(f.Status), 10)
+	}
 	if f.Code != "" {
 		b = appendPair(b, "code", f.Code)
 	}
@@ -43,6 +51,9 @@ func appendJSON(b []byte, f *ingress.Finished, now time.Time) []byte {
 	b = strconv.AppendInt(b, f.Sent, 10)
 	b = append(b, `,"dur":`...)
 	b = appendSeconds(b, f.Duration)
+	if !http {
+		return append(b, "}\n"...)
+	}
 	b = append(b, `,"waited":`...)
 	b = appendSeconds(b, f.Waited)
 	b = append(b, `,"tries":`...)
@@ -53,6 +64,11 @@ func appendJSON(b []byte, f *ingress.Finished, now time.Time) []byte {
 		b = appendPair(b, "trace", f.Trace)
 	}
 	return append(b, "}\n"...)
+}
+
+// isHTTP reports whether f is a request.
+func isHTTP(f *ingress.Finished) bool {
+	return f.Proto != ingress.ProtoTCP && f.Proto != ingress.ProtoTLS
 }
 
 // appendPair appends a name and a value.
@@ -114,6 +130,9 @@ func isCommand(r rune) bool {
 
 // appendCombined appends a line in the combined format.
 func appendCombined(b []byte, f *ingress.Finished, now time.Time) []byte {
+	if !isHTTP(f) {
+		return b
+	}
 	if f.Remote.IsValid() {
 		b = f.Remote.Addr().AppendTo(b)
 	} else {
@@ -167,8 +186,8 @@ func appendHexed(b []byte, s string) []byte {
 	return b
 }
 
-// withoutQuery returns a URL without its query, its fragment and its user,
-// which may hold secrets.
+// withoutQuery returns a URL without its query, its fragment, its user and a
+// token in its path: they are secrets, or may hold some.
 func withoutQuery(url string) string {
 	for i := range len(url) {
 		if url[i] == '?' || url[i] == '#' {
@@ -196,9 +215,24 @@ func withoutQuery(url string) string {
 	if start > 0 {
 		for i := end - 1; i >= start; i-- {
 			if url[i] == '@' {
-				return url[:start] + url[i+1:]
+				url = url[:start] + url[i+1:]
+				break
 			}
 		}
 	}
-	return url
+	return withoutToken(url)
+}
+
+// withoutToken returns a URL without the token by which callers of wstunnel name
+// an agent in the path.
+func withoutToken(url string) string {
+	const path = "/_token/"
+	before, rest, ok := strings.Cut(url, path)
+	if !ok {
+		return url
+	}
+	if _, after, more := strings.Cut(rest, "/"); more {
+		return before + path + "[redacted]/" + after
+	}
+	return before + path + "[redacted]"
 }

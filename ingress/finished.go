@@ -6,11 +6,13 @@ import (
 	"time"
 
 	"adit/internal/http1"
+	"adit/internal/relay"
 	"adit/tunnel"
 )
 
-// Finished describes a request that was answered or given up. What the visitor
-// sent is as it sent it: whoever shows it has to escape it.
+// Finished describes a request that was answered or given up, or the conn of a
+// visitor whose bytes went to an upstream as they were. What the visitor sent is
+// as it sent it: whoever shows it has to escape it.
 type Finished struct {
 	Remote    netip.AddrPort // the visitor's end of the conn; zero if it has no IP address
 	Method    string         // empty if the request was malformed
@@ -22,7 +24,7 @@ type Finished struct {
 	Referer   string
 	ID        tunnel.ID // of the tunnel; empty if there was none
 	Service   string
-	Status    int           // what the visitor got; 499 if it left before the answer
+	Status    int           // what the visitor got; 499 if it left before the answer; 0 if it is not HTTP
 	Code      string        // of docs/errors.md; empty if the upstream answered
 	Received  int64         // bytes of the request's body
 	Sent      int64         // bytes of the response's body; for upgrades, all bytes after the head
@@ -30,6 +32,29 @@ type Finished struct {
 	Waited    time.Duration // of that, for an agent
 	Tries     int           // deliveries that were begun
 	Trace     string        // ID of its trace; empty if it is not followed
+}
+
+// Protocols of Finished that are not HTTP.
+const (
+	ProtoTCP = "TCP" // Host is ":" and the public port
+	ProtoTLS = "TLS" // an upstream ends it; Host is the name in the handshake
+)
+
+// A visit is a visitor's conn of which all bytes go to an upstream, as it is
+// described at its end.
+type visit struct {
+	Finished
+	begin time.Time
+}
+
+// done describes the visit. err is why there was no stream, if there was none.
+func (v *visit) done(err error, res relay.Result) Finished {
+	v.Received, v.Sent = v.Received+res.AtoB, v.Sent+res.BtoA
+	v.Duration = time.Since(v.begin)
+	if err != nil {
+		v.Code = explain(err).code
+	}
+	return v.Finished
 }
 
 // A Tracer follows requests from their head to their end. Its methods are safe

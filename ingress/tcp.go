@@ -53,6 +53,9 @@ type TCPOptions struct {
 	// 0 means never.
 	Idle time.Duration
 
+	// OnVisit is called after each visitor; it must not block.
+	OnVisit func(Finished)
+
 	// Logger receives the ingress's events. If nil, nothing is logged.
 	Logger *slog.Logger
 }

@@ -119,6 +119,7 @@ func (t *TCP) serve(ctx context.Context, v *tcpVisitor) {
 	log := t.opts.Logger.With("remote", v.conn.RemoteAddr().String(), "port", v.port.key)
 	begin := time.Now()
 	stream, info, id, err := t.openStream(ctx, v)
+	done := visit{Finished{Remote: info.Visitor, Host: v.port.key, Proto: ProtoTCP, ID: id, Service: info.Service}, begin}
 	if err == nil {
 		err = v.attach(stream)
 	}
@@ -126,6 +127,7 @@ func (t *TCP) serve(ctx context.Context, v *tcpVisitor) {
 		t.counters.fail(err)
 		tunnel.Abort(v.conn, tunnel.ResetCancelled, "")
 		log.Debug("visitor reset: no stream", "err", err, "dur", time.Since(begin))
+		t.tell(&done, err, relay.Result{})
 		return
 	}
 	res, err := relay.Relay(v.conn, stream, relay.Options{
@@ -136,11 +138,21 @@ func (t *TCP) serve(ctx context.Context, v *tcpVisitor) {
 	})
 	t.counters.received.Add(uint64(res.AtoB))
 	t.counters.sent.Add(uint64(res.BtoA))
-	if no, ok := errors.AsType[*tunnel.RefusedError](err); ok { // it came late: see tunnel.EarlyOpener
+	var late error // see tunnel.EarlyOpener
+	if no, ok := errors.AsType[*tunnel.RefusedError](err); ok {
+		late = no
 		t.counters.fail(no)
 	}
 	log.Debug("visitor left", "tunnel", string(id), "service", info.Service,
 		"dur", time.Since(begin), "sent", res.AtoB, "received", res.BtoA, "err", err)
+	t.tell(&done, late, res)
+}
+
+// tell tells of a visitor who has gone. err is why it got no stream.
+func (t *TCP) tell(done *visit, err error, res relay.Result) {
+	if t.opts.OnVisit != nil {
+		t.opts.OnVisit(done.done(err, res))
+	}
 }
 
 // resetCode is what the agent is told of a stream that is aborted for cause.

@@ -68,9 +68,11 @@ type TLSOptions struct {
 	// upstream ends; 0 means 10000. Further ones are reset.
 	MaxVisitors int
 
-	// OpenTimeout and Idle are as in TCPOptions.
+	// OpenTimeout, Idle and OnVisit are as in TCPOptions, for visitors whose TLS
+	// an upstream ends.
 	OpenTimeout time.Duration
 	Idle        time.Duration
+	OnVisit     func(Finished)
 
 	// Logger receives the ingress's events. If nil, nothing is logged.
 	Logger *slog.Logger

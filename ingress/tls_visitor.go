@@ -253,6 +253,7 @@ func (v *tlsVisitor) serveRaw(name string, raw []byte) {
 		Local:    addrPort(v.conn.LocalAddr()),
 		Host:     name,
 	})
+	done := visit{Finished{Remote: info.Visitor, Host: name, Proto: ProtoTLS, ID: id, Service: info.Service}, begin}
 	if err == nil {
 		err = v.attach(stream)
 	}
@@ -266,8 +267,10 @@ func (v *tlsVisitor) serveRaw(name string, raw []byte) {
 		v.t.counters.fail(err)
 		v.noStream(err)
 		log.Debug("visitor refused: no stream", "err", err, "dur", time.Since(begin))
+		v.t.tell(&done, err, relay.Result{})
 		return
 	}
+	done.Received = int64(len(raw))
 	res, err := relay.Relay(v.conn, stream, relay.Options{
 		Idle: v.t.opts.Idle,
 		Abort: func(c net.Conn, cause error) {
@@ -276,11 +279,21 @@ func (v *tlsVisitor) serveRaw(name string, raw []byte) {
 	})
 	v.t.counters.received.Add(uint64(res.AtoB) + uint64(len(raw)))
 	v.t.counters.sent.Add(uint64(res.BtoA))
-	if no, ok := errors.AsType[*tunnel.RefusedError](err); ok { // it came late: see tunnel.EarlyOpener
+	var late error // see tunnel.EarlyOpener
+	if no, ok := errors.AsType[*tunnel.RefusedError](err); ok {
+		late = no
 		v.t.counters.fail(no)
 	}
 	log.Debug("visitor left", "tunnel", string(id), "service", info.Service, "dur", time.Since(begin),
 		"sent", res.AtoB+int64(len(raw)), "received", res.BtoA, "err", err)
+	v.t.tell(&done, late, res)
+}
+
+// tell tells of a visitor who has gone. err is why it got no stream.
+func (t *TLS) tell(done *visit, err error, res relay.Result) {
+	if t.opts.OnVisit != nil {
+		t.opts.OnVisit(done.done(err, res))
+	}
 }
 
 // noStream tells the visitor, as far as TLS can say it, why nobody answers.

@@ -121,8 +121,9 @@ type Options struct {
 	// Reload is what Server.Reload reads again.
 	Reload []Reloader
 
-	// OnRequest is called after each request of a visitor, and Tracer follows
-	// them; see ingress.HTTPOptions. Either may be nil.
+	// OnRequest is called after each request of an HTTP visitor, and after each
+	// visitor of other protocols; it must not block. Tracer follows requests.
+	// Either may be nil.
 	OnRequest func(ingress.Finished)
 	Tracer    ingress.Tracer
 
@@ -261,10 +262,11 @@ func New(opts Options) (*Server, error) {
 		Logger:         opts.Logger,
 	})
 	s.tcp = ingress.NewTCP(ingress.TCPOptions{
-		Router: router{s.table},
-		Addr:   host,
-		Ports:  opts.TCPPorts,
-		Logger: opts.Logger,
+		Router:  router{s.table},
+		Addr:    host,
+		Ports:   opts.TCPPorts,
+		OnVisit: opts.OnRequest,
+		Logger:  opts.Logger,
 	})
 	return s, s.SetPolicy(opts.Policy)
 }
