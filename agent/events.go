@@ -120,7 +120,7 @@ func (a *Agent) observe(in tunnel.Incoming, t Tunnel) *observation {
 		Visitor:  in.Info().Visitor,
 		Begin:    time.Now(),
 	}}
-	if a.opts.OnRequest != nil && t.Kind == dialect.HTTP {
+	if a.opts.OnRequest != nil && t.Kind == dialect.HTTP && !t.http2() {
 		o.http = httpwatch.New(o.request)
 	}
 	return o

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -74,9 +76,15 @@ func (u *Upstream) With(rules Rules, log *slog.Logger) (*Upstream, error) {
 	if u.ln != nil {
 		return nil, fmt.Errorf("agent: rules for %s: a listener takes conns as they are", u)
 	}
+	switch {
+	case u.http2:
+		return nil, fmt.Errorf("agent: rules for %s: they are for upstreams that speak HTTP/1.1", u)
+	case u.proxy != 0:
+		return nil, fmt.Errorf("agent: rules for %s, which gets headers of the PROXY protocol: its conns are for all visitors then", u)
+	}
 	opts := httprelay.Options{Handler: u.handler, Explain: explainDial, Logger: log}
 	if u.handler == nil {
-		opts.Dial = u.dial
+		opts.Dial = func(ctx context.Context) (net.Conn, error) { return u.dial(ctx, tunnel.StreamInfo{}) }
 	}
 	for _, part := range []struct {
 		name        string

@@ -40,7 +40,7 @@ func (a *Agent) serve(ctx context.Context, in tunnel.Incoming) {
 		a.handlers.deliver(up, seen.observed(in))
 		return
 	}
-	conn, err := up.dial(ctx)
+	conn, err := up.dial(ctx, in.Info())
 	if err != nil {
 		code, reason := dialFailure(err)
 		a.log.Warn("upstream not reached", "service", up.String(), "err", err)

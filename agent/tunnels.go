@@ -24,12 +24,16 @@ type Tunnel struct {
 	Port     uint16 // public TCP port; 0 lets the server choose
 	Upstream *Upstream
 
-	// As in dialect.Binding.
+	// As in dialect.Binding. HTTP2 and PerVisitor need not be set for what is
+	// known of the Upstream.
 	Hostnames  []string
 	HTTP2      bool
 	PerVisitor bool
 	Policy     []byte
 }
+
+// http2 reports whether the upstream speaks HTTP/2.
+func (t Tunnel) http2() bool { return t.HTTP2 || t.Upstream.http2 }
 
 // binding is what t asks of the server, but for its key and service.
 func (t Tunnel) binding() dialect.Binding {
@@ -38,8 +42,8 @@ func (t Tunnel) binding() dialect.Binding {
 		ID:         t.ID,
 		Port:       t.Port,
 		Hostnames:  t.Hostnames,
-		HTTP2:      t.HTTP2,
-		PerVisitor: t.PerVisitor,
+		HTTP2:      t.http2(),
+		PerVisitor: t.PerVisitor || t.Kind == dialect.HTTP && t.Upstream.proxy != 0,
 		Policy:     t.Policy,
 	}
 }
@@ -60,6 +64,9 @@ func checkTunnels(tunnels []Tunnel) error {
 		}
 		if t.Upstream == nil {
 			return fmt.Errorf("agent: tunnel %q has no upstream", t.ID)
+		}
+		if t.Upstream.http2 && t.Kind != dialect.HTTP {
+			return fmt.Errorf("agent: tunnel %q: the upstream %s is for HTTP alone, and the tunnel is %s", t.ID, t.Upstream, t.Kind)
 		}
 	}
 	return nil

@@ -10,6 +10,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"adit/internal/proxyheader"
+	"adit/tunnel"
 )
 
 // dialTimeout bounds the dial to an upstream.
@@ -21,6 +24,8 @@ type Upstream struct {
 	network string // "tcp" or "unix"; empty for what is not dialled
 	addr    string
 	tls     *tls.Config  // nil for plain conns
+	http2   bool         // it speaks HTTP/2 from the first byte
+	proxy   int          // version of the PROXY protocol that its conns begin with; 0 is none
 	ln      *Listener    // nil for all others
 	handler http.Handler // nil for all others
 	behind  *Upstream    // that the handler relays to; nil for all others
@@ -28,7 +33,8 @@ type Upstream struct {
 
 // ParseUpstream understands a port ("3000", on localhost), "host:port",
 // "tcp://host:port", "http://host[:port]", "https://host[:port]" and
-// "unix:/path". https verifies the upstream's certificate.
+// "unix:/path". https verifies the upstream's certificate. "h2c://host[:port]"
+// and, with TLS, "h2://host[:port]" are upstreams of HTTP/2, such as gRPC.
 func ParseUpstream(s string) (*Upstream, error) {
 	if path, ok := strings.CutPrefix(s, "unix:"); ok {
 		path = strings.TrimPrefix(path, "//")
@@ -54,19 +60,46 @@ func parseUpstreamURL(s string) (*Upstream, error) {
 	if u.User != nil || (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("upstream %s://%s has more than a host and a port", u.Scheme, u.Host)
 	}
-	def := map[string]string{"http": "80", "https": "443", "tcp": ""}
+	def := map[string]string{"http": "80", "https": "443", "h2c": "80", "h2": "443", "tcp": ""}
 	port, ok := def[u.Scheme]
 	if !ok {
-		return nil, fmt.Errorf("upstream %q has the scheme %q: http, https, tcp and unix are allowed", s, u.Scheme)
+		return nil, fmt.Errorf("upstream %q has the scheme %q: http, https, h2c, h2, tcp and unix are allowed", s, u.Scheme)
 	}
 	if u.Port() != "" {
 		port = u.Port()
 	}
 	up, err := newTCPUpstream(s, net.JoinHostPort(u.Hostname(), port))
-	if err == nil && u.Scheme == "https" {
-		up.tls = &tls.Config{ServerName: u.Hostname(), NextProtos: []string{"http/1.1"}}
+	if err != nil {
+		return nil, err
 	}
-	return up, err
+	switch u.Scheme {
+	case "https":
+		up.tls = &tls.Config{ServerName: u.Hostname(), NextProtos: []string{"http/1.1"}}
+	case "h2":
+		up.tls = &tls.Config{ServerName: u.Hostname(), NextProtos: []string{"h2"}}
+		up.http2 = true
+	case "h2c":
+		up.http2 = true
+	}
+	return up, nil
+}
+
+// HTTP2 reports whether u speaks HTTP/2 from the first byte.
+func (u *Upstream) HTTP2() bool { return u.http2 }
+
+// WithProxyHeader returns an upstream like u that is told who each visitor is,
+// by a header of the PROXY protocol, of version 1 or 2, at the start of each
+// conn. Of HTTP, each conn is then for one visitor alone.
+func (u *Upstream) WithProxyHeader(version int) (*Upstream, error) {
+	if version != proxyheader.Text && version != proxyheader.Binary {
+		return nil, fmt.Errorf("PROXY protocol version %d: 1 and 2 are allowed", version)
+	}
+	if u.network == "" {
+		return nil, fmt.Errorf("upstream %s is part of this program, which is told of visitors without the PROXY protocol", u)
+	}
+	with := *u
+	with.proxy = version
+	return &with, nil
 }
 
 // newTCPUpstream returns the upstream at addr; s is how the user wrote it.
@@ -90,19 +123,54 @@ func (u *Upstream) String() string {
 	switch {
 	case u.network == "unix":
 		return "unix:" + u.addr
+	case u.tls != nil && u.http2:
+		return "h2://" + u.addr
 	case u.tls != nil:
 		return "https://" + u.addr
+	case u.http2:
+		return "h2c://" + u.addr
 	}
 	return u.addr
 }
 
-func (u *Upstream) dial(ctx context.Context) (net.Conn, error) {
+// dial connects to the upstream on behalf of the visitor in info.
+func (u *Upstream) dial(ctx context.Context, info tunnel.StreamInfo) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	if u.tls != nil {
-		return (&tls.Dialer{Config: u.tls}).DialContext(ctx, u.network, u.addr)
+	c, err := (&net.Dialer{}).DialContext(ctx, u.network, u.addr)
+	if err != nil {
+		return nil, err
 	}
-	return (&net.Dialer{}).DialContext(ctx, u.network, u.addr)
+	if err := u.introduce(c, info); err != nil {
+		c.Close()
+		return nil, err
+	}
+	if u.tls == nil {
+		return c, nil
+	}
+	tc := tls.Client(c, u.tls)
+	if err := tc.HandshakeContext(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
+	if p := tc.ConnectionState().NegotiatedProtocol; u.http2 && p != "h2" {
+		tc.Close()
+		return nil, fmt.Errorf("the upstream does not speak HTTP/2 with TLS (it has chosen the protocol %q)", p)
+	}
+	return tc, nil
+}
+
+// introduce tells the upstream who the visitor is, if it is to know.
+func (u *Upstream) introduce(c net.Conn, info tunnel.StreamInfo) error {
+	if u.proxy == 0 {
+		return nil
+	}
+	b, err := proxyheader.Format(u.proxy, info.Visitor, info.Local, info.Host)
+	if err != nil {
+		return err
+	}
+	_, err = c.Write(b) // into an empty socket: it does not wait
+	return err
 }
 
 // InProcess reports whether u is part of this program, and so always answers:
@@ -119,7 +187,7 @@ func (u *Upstream) Check(ctx context.Context) error {
 	if u.InProcess() {
 		return nil
 	}
-	c, err := u.dial(ctx)
+	c, err := u.dial(ctx, tunnel.StreamInfo{})
 	if err != nil {
 		return err
 	}

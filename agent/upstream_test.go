@@ -37,7 +37,7 @@ func TestParseUpstream(t *testing.T) {
 		{"http://web/path", "", "more than a host"},
 		{"http://web?x=y", "", "more than a host"},
 		{"http://user:hunter2@web", "", "more than a host"},
-		{"ftp://web", "", "http, https, tcp and unix"},
+		{"ftp://web", "", "http, https, h2c, h2, tcp and unix"},
 		{"unix:", "", "no socket"},
 		{"unix://", "", "no socket"},
 	} {

@@ -6,8 +6,12 @@ import "net/http"
 func (v *visitor) fail(err error) end {
 	ex := v.ex
 	v.stopWatch()
+	err = unasked(err, v.tls, string(ex.req.Host))
 	p := explain(err)
 	ex.code = p.code
+	if p.code == probCertificate.code {
+		ex.req.KeepAlive = false // it could show another one on a new conn alone
+	}
 	if ex.tunnel != nil {
 		v.h.opts.Logger.Debug("request failed", "tunnel", ex.tunnel.ID(), "service", ex.service, "err", err)
 	}

@@ -294,8 +294,14 @@ func (f *fallback) fail(w http.ResponseWriter, r *http.Request, err error) {
 		to.err = errVisitorLeft
 		panic(http.ErrAbortHandler)
 	}
+	if err = unasked(err, r.TLS, r.Host); err == errMisdirected {
+		to.err = err
+	}
 	p := explain(err)
-	if p == probBody && r.ProtoMajor == 1 {
+	switch {
+	case p.code == probCertificate.code:
+		w.Header().Set("Connection", "close") // it could show another one on a new conn alone
+	case p == probBody && r.ProtoMajor == 1:
 		w.Header().Set("Connection", "close") // or net/http would wait for the rest of the body
 	}
 	f.h.writeProblem(w, r, p, r.Host)

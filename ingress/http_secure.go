@@ -3,6 +3,7 @@ package ingress
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/http"
 	"net/netip"
@@ -10,6 +11,7 @@ import (
 	"strings"
 
 	"adit/internal/http1"
+	"adit/policy"
 )
 
 // tlsState returns what a conn's handshake came to, and nil if the conn is not
@@ -76,6 +78,21 @@ const (
 )
 
 func isHealth(target string) bool { return target == HealthPath || target == ReadyPath }
+
+// unasked returns err, or errMisdirected if err is that the visitor has shown no
+// certificate on a conn that it made for another name than host: it was not
+// asked for one there, and will be on a conn of its own for host.
+func unasked(err error, state *tls.ConnectionState, host string) error {
+	denied, ok := errors.AsType[*policy.Denied](err)
+	if !ok || denied.Code != policy.CodeCertificate || state == nil || len(state.PeerCertificates) > 0 {
+		return err
+	}
+	name, _, ok := http1.SplitHost([]byte(host))
+	if ok && serverNameOf(state) != strings.TrimSuffix(strings.ToLower(string(name)), ".") {
+		return errMisdirected
+	}
+	return err
+}
 
 // preface is how HTTP/2 begins (RFC 9113, section 3.4), up to what is not the
 // head of a request.

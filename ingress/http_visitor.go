@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"adit/internal/http1"
+	"adit/internal/proxyheader"
 	"adit/tunnel"
 )
 
@@ -55,11 +56,20 @@ func newVisitor(ctx context.Context, h *HTTP, l net.Listener, conn net.Conn) *vi
 	v := &visitor{h: h, listener: l, conn: conn}
 	v.ctx, v.cancel = context.WithCancel(ctx)
 	v.park.init(conn)
-	v.peer = addrPort(conn.RemoteAddr())
-	v.trusted = h.trusts(v.peer.Addr())
 	v.secure = isTLS(conn)
-	v.forFor, v.forFwd = forwardedBy(v.peer.Addr(), h.schemeOf(v.secure))
 	return v
+}
+
+// meet finds out who the visitor is. It reports false if that cannot be told.
+func (v *visitor) meet() bool {
+	if err := proxyheader.Meet(v.conn); err != nil {
+		v.h.opts.Logger.Debug("visitor refused", "remote", v.conn.RemoteAddr().String(), "err", err)
+		return false
+	}
+	v.peer = addrPort(v.conn.RemoteAddr())
+	v.trusted = v.h.trusts(v.peer.Addr())
+	v.forFor, v.forFwd = forwardedBy(v.peer.Addr(), v.h.schemeOf(v.secure))
+	return true
 }
 
 // addrPort returns a as it is compared and shown: without zone, and IPv4 as
@@ -126,7 +136,7 @@ func (v *visitor) serve() {
 		v.dropOwned()
 		v.h.forget(v, last == gaveConn)
 	}()
-	if v.ctx.Err() != nil {
+	if v.ctx.Err() != nil || !v.meet() {
 		return
 	}
 	v.setReadDeadline(v.h.opts.HeadTimeout, 0)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"adit/internal/lastcall"
+	"adit/internal/proxyheader"
 	"adit/policy"
 	"adit/tunnel"
 )
@@ -55,6 +56,10 @@ type TCPOptions struct {
 
 	// OnVisit is called after each visitor; it must not block.
 	OnVisit func(Finished)
+
+	// ProxyProtocolFrom are addresses whose conns begin with a header of the
+	// PROXY protocol, which says who the visitor is. Those without are closed.
+	ProxyProtocolFrom []netip.Prefix
 
 	// Logger receives the ingress's events. If nil, nothing is logged.
 	Logger *slog.Logger
@@ -259,7 +264,7 @@ func (t *TCP) listen(p *tcpPort, port uint16) error {
 		}
 		return err
 	}
-	p.ln, p.stop = ln, stop
+	p.ln, p.stop = proxyheader.Listen(ln, t.opts.ProxyProtocolFrom), stop
 	t.running.Go(func() {
 		defer close(p.ended)
 		t.accept(ctx, p)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"adit/internal/backoff"
+	"adit/internal/proxyheader"
 	"adit/internal/relay"
 	"adit/policy"
 	"adit/tunnel"
@@ -116,6 +117,11 @@ func (t *TCP) leave(v *tcpVisitor) {
 
 // serve relays the visitor's conn to a stream, until it is over.
 func (t *TCP) serve(ctx context.Context, v *tcpVisitor) {
+	if err := proxyheader.Meet(v.conn); err != nil {
+		t.opts.Logger.Debug("visitor refused", "remote", v.conn.RemoteAddr().String(), "port", v.port.key, "err", err)
+		tunnel.Abort(v.conn, tunnel.ResetCancelled, "")
+		return
+	}
 	log := t.opts.Logger.With("remote", v.conn.RemoteAddr().String(), "port", v.port.key)
 	begin := time.Now()
 	stream, info, id, err := t.openStream(ctx, v)

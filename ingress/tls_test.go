@@ -10,12 +10,12 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"testing"
 
 	"adit/internal/certs"
+	"adit/internal/testca"
 	"adit/tunnel"
 	"adit/tunnel/tunneltest"
 )
@@ -44,27 +44,16 @@ type door struct {
 	stop  func() // Serve returns
 }
 
-// newCertificates writes certificates of an authority of its own.
+// newCertificates returns certificates of an authority of its own.
 func newCertificates(t testing.TB, hostnames ...string) (*certs.Files, *x509.CertPool) {
 	t.Helper()
-	dir := t.TempDir()
-	authority := newAuthority(t)
-	cert, key := authority.issue(t, func(c *x509.Certificate) {
-		c.DNSNames = hostnames
-		c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
-		c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	})
-	if err := os.WriteFile(dir+"/cert", cert, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(dir+"/key", key, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	files, err := certs.Open([]certs.Pair{{Cert: dir + "/cert", Key: dir + "/key"}}, certs.Options{})
+	ca := testca.New(t)
+	cert, key := ca.Files(t, testca.Server(hostnames...))
+	files, err := certs.Open([]certs.Pair{{Cert: cert, Key: key}}, certs.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return files, authority.pool
+	return files, ca.Pool
 }
 
 // openDoor runs both ingresses on loopback, with certificates for example.com
@@ -525,17 +514,13 @@ func TestTLSAbort(t *testing.T) {
 // shown in this very handshake.
 func TestTLSAsksForCertificates(t *testing.T) {
 	t.Parallel()
-	a := newAuthority(t)
-	cert, key := a.issue(t, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })
-	mine, err := tls.X509KeyPair(cert, key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ca := testca.New(t)
+	mine := ca.Issue(t, testca.Client("me"))
 	shown := make(chan int, 1)
 	d := openDoor(t, names{}, func(o *TLSOptions, h *HTTPOptions) {
 		o.Ask = func(name string) *x509.CertPool {
 			if name == "closed.example.com" {
-				return a.pool
+				return ca.Pool
 			}
 			return nil
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"adit/internal/clienthello"
+	"adit/internal/proxyheader"
 	"adit/internal/readable"
 	"adit/internal/relay"
 	"adit/tunnel"
@@ -70,7 +71,14 @@ func (v *tlsVisitor) attach(stream net.Conn) error {
 // whoever it is for.
 func (v *tlsVisitor) serve() {
 	log := v.t.opts.Logger
+	err := proxyheader.Meet(v.conn)
 	remote := v.conn.RemoteAddr().String()
+	if err != nil {
+		v.t.counters.refused.Add(1)
+		v.conn.Close()
+		log.Debug("visitor refused", "remote", remote, "err", err)
+		return
+	}
 	v.setDeadline()
 	hello, raw, err := v.readHello()
 	if err != nil {

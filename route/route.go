@@ -32,9 +32,14 @@ type waiter struct {
 // a known one was in vain, tunnel.ErrQueueFull if too many wait already,
 // tunnel.ErrBlocked if the operator has blocked it, or it is ctx's error. The tunnel may still end or be away before it is used.
 func (t *Table) Route(ctx context.Context, key string) (Entry, error) {
+	return t.route(ctx, key, t.opts.WarmHostnames)
+}
+
+// route is Route, and also counts the warm-up for hostnames if warm is set.
+func (t *Table) route(ctx context.Context, key string, warm bool) (Entry, error) {
 	for {
 		t.mu.Lock()
-		s, err := t.lookupLocked(key)
+		s, err := t.lookupLocked(key, warm)
 		var w *waiter
 		if err == nil {
 			if e := s.pickLocked(); e != nil {
@@ -60,15 +65,27 @@ func (t *Table) Route(ctx context.Context, key string) (Entry, error) {
 
 // TLS reports whether the upstreams of a name end TLS themselves. A name is
 // known as long as it has tunnels, and for Options.Hold afterwards. In the
-// warm-up TLS waits for a name that is not; ctx bounds the wait.
+// warm-up TLS waits for a name that is not, hostnames of entries among them;
+// ctx bounds the wait.
 func (t *Table) TLS(ctx context.Context, key string) (tls, known bool) {
 	if tls, known = t.kind(key); known {
 		return tls, true
 	}
-	if e, err := t.Route(ctx, key); err == nil {
+	if e, err := t.route(ctx, key, true); err == nil {
 		return e.TLS, true
 	}
 	return t.kind(key)
+}
+
+// Peek returns an entry that key leads to now, without waiting for one.
+func (t *Table) Peek(key string) (Entry, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	in, name, _ := t.placeLocked(key)
+	if s := in[name]; s != nil && len(s.entries) > 0 {
+		return s.entries[0].Entry, true
+	}
+	return Entry{}, false
 }
 
 // kind is TLS without the wait.
@@ -97,7 +114,7 @@ func (t *Table) placeLocked(key string) (in map[string]*slot, name, id string) {
 
 // lookupLocked returns the slot of a name. In the warm-up it makes one for a
 // name that was not seen, in which holdLocked has to put a waiter.
-func (t *Table) lookupLocked(key string) (*slot, error) {
+func (t *Table) lookupLocked(key string, warmHostnames bool) (*slot, error) {
 	in, name, id := t.placeLocked(key)
 	s := in[name]
 	err := t.blockLocked(name, s)
@@ -115,7 +132,7 @@ func (t *Table) lookupLocked(key string) (*slot, error) {
 			return nil, tunnel.ErrNoRoute
 		}
 		key = "/" + id
-	case !isPort(key) && !(t.opts.WarmHostnames && isHostname(key)):
+	case !isPort(key) && !(warmHostnames && isHostname(key)):
 		return nil, tunnel.ErrNoRoute
 	}
 	if t.held >= t.opts.MaxHeld {

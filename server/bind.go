@@ -199,9 +199,11 @@ func (b *binder) check(bd dialect.Binding, id *auth.Identity) error {
 		return invalid("key %q is in use in this session: unbind it first", bd.Key)
 	case n >= maxBindings:
 		return &dialect.BindError{Code: dialect.BindLimit, Reason: fmt.Sprintf("a session has at most %d names", maxBindings)}
-	case bd.Kind != dialect.HTTP && bd.Kind != dialect.TCP:
-		return invalid("kind %q: http and tcp are allowed", bd.Kind)
-	case bd.Kind == dialect.HTTP && bd.Port != 0:
+	case bd.Kind != dialect.HTTP && bd.Kind != dialect.TCP && bd.Kind != dialect.TLS:
+		return invalid("kind %q: http, tcp and tls are allowed", bd.Kind)
+	case bd.Kind == dialect.TLS && b.server.tls == nil:
+		return invalid("kind tls: %v", errNoTLS)
+	case bd.Kind != dialect.TCP && bd.Port != 0:
 		return invalid("port %d: only tcp has ports", bd.Port)
 	case bd.Kind == dialect.TCP && len(bd.Hostnames) > 0:
 		return invalid("hostname %.80q: tcp has a port and no hostnames", bd.Hostnames[0])
@@ -245,7 +247,11 @@ func (b *binder) bind(bd dialect.Binding, id *auth.Identity) (bound dialect.Boun
 	}
 	e.Policy = guard
 	undo := releaseGuard
-	if bd.Kind == dialect.TCP {
+	switch bd.Kind {
+	case dialect.TLS:
+		e.TLS = true
+		bound.URLs = s.tlsURLs(bd.ID, bd.Hostnames)
+	case dialect.TCP:
 		var addr netip.AddrPort
 		var stop func()
 		if addr, stop, err = b.listen(bd, id); err != nil {
@@ -260,7 +266,12 @@ func (b *binder) bind(bd dialect.Binding, id *auth.Identity) (bound dialect.Boun
 			Port: e.Port,
 			Addr: addr,
 		}
-	} else {
+	default:
+		for _, h := range bd.Hostnames {
+			if s.lacksCertificate(h) {
+				s.log.Warn("no certificate is for a hostname: visitors with TLS are refused", "host", h, "id", string(bd.ID))
+			}
+		}
 		bound.URLs = s.urlsFor(bd.ID, bd.Hostnames, s.baseFor(b.host, b.secure))
 	}
 	bound.Policy = guard != nil

@@ -71,25 +71,27 @@ func (p *policies) release(key policyKey, s *sharedGuard) {
 // request or connection on, beside those of the tunnels that they go to. The
 // error says which rule is wrong; nothing has changed then.
 func (s *Server) SetPolicy(p policy.Policy) error {
-	if p.IsZero() {
-		s.http.SetPolicy(nil)
-		s.tcp.SetPolicy(nil)
-		return nil
+	var g *policy.Guard
+	if !p.IsZero() {
+		var err error
+		if g, err = newServerGuard(p); err != nil {
+			return err
+		}
 	}
-	g, err := newServerGuard(p)
-	if err != nil {
-		return err
-	}
+	s.guard.Store(g)
 	s.http.SetPolicy(g)
 	s.tcp.SetPolicy(g)
+	if s.tls != nil {
+		s.tls.SetPolicy(g)
+	}
 	return nil
 }
 
 // newServerGuard takes the rules that count for all kinds of visitors, and
-// MaxBody, which TCP visitors do not notice.
+// MaxBody and VisitorCA, which others than HTTP visitors do not notice.
 func newServerGuard(p policy.Policy) (*policy.Guard, error) {
 	conns := p
-	conns.MaxBody = 0
+	conns.MaxBody, conns.VisitorCA = 0, ""
 	if err := conns.CheckTCP(); err != nil {
 		return nil, &OptionError{"Policy", "policy: " + err.Error()}
 	}

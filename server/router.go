@@ -2,15 +2,33 @@ package server
 
 import (
 	"context"
+	"slices"
 
 	"adit/ingress"
 	"adit/route"
 )
 
 // A router is the table as the ingresses see it.
-type router struct{ table *route.Table }
+type router struct {
+	table *route.Table
+	own   []string // names of the server itself
+}
 
-var _ ingress.Router = router{}
+var _ ingress.TLSRouter = router{}
+
+func (s *Server) router() router {
+	return router{s.table, []string{s.domain, s.base.Hostname(), localDomain}}
+}
+
+// TLS implements ingress.TLSRouter. Agents may come by the server's own names,
+// who must not wait for one another.
+func (r router) TLS(ctx context.Context, name string) bool {
+	if slices.Contains(r.own, name) {
+		return false
+	}
+	tls, _ := r.table.TLS(ctx, name)
+	return tls
+}
 
 // Route implements ingress.Router.
 func (r router) Route(ctx context.Context, key string) (ingress.Target, error) {

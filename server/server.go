@@ -28,6 +28,8 @@ import (
 	"adit/auth"
 	"adit/dialect"
 	"adit/ingress"
+	"adit/internal/certs"
+	"adit/internal/proxyheader"
 	"adit/policy"
 	"adit/route"
 	"adit/tunnel"
@@ -79,15 +81,31 @@ type Options struct {
 	// "https://example.com/tunnels"; then there is neither Listen nor Domain.
 	PublicURL string
 
+	// TLS is the port for visitors and agents who speak TLS, beside Listen;
+	// nil means that there is none.
+	TLS *TLSOptions
+
+	// H2C lets visitors without TLS speak HTTP/2 from the first byte, as
+	// those with TLS may anyway.
+	H2C bool
+
 	// TCPPorts are the public TCP ports that agents may be given.
 	TCPPorts []ingress.PortRange
 
 	// TrustedProxies are addresses whose forwarded header fields are kept.
 	TrustedProxies []netip.Prefix
 
+	// ProxyProtocolFrom are addresses of load balancers whose connections
+	// begin with a header of the PROXY protocol, version 1 or 2, which says
+	// who is behind them: at Listen, at the port of TLS and at public TCP
+	// ports. From there a connection without is closed; from everywhere else
+	// a header is not taken for one.
+	ProxyProtocolFrom []netip.Prefix
+
 	// Policy is what all visitors are under, beside the policies of the
 	// tunnels that they go to: both must let them in. It takes AllowIP,
-	// DenyIP, Rate, TotalRate and MaxBody. See also SetPolicy.
+	// DenyIP, Rate, TotalRate, MaxBody and VisitorCA; the last two are for
+	// HTTP visitors alone. See also SetPolicy.
 	Policy policy.Policy
 
 	// Hold is how long visitors wait for an agent that is away; 0 means 30 s,
@@ -162,7 +180,14 @@ type Server struct {
 	http  *ingress.HTTP
 	tcp   *ingress.TCP
 
+	tlsLn     net.Listener // nil without Options.TLS, as are the next four
+	tls       *ingress.TLS
+	certs     certificates
+	certFiles *certs.Files
+	certDev   *certs.Dev
+
 	policies policies
+	guard    atomic.Pointer[policy.Guard] // of all visitors
 
 	agents sync.WaitGroup // handshakes, tunnels, and what ends them
 	memory settler
@@ -234,24 +259,33 @@ func New(opts Options) (*Server, error) {
 			host = netip.Addr{}
 		}
 	}
+	if err := s.openTLS(); err != nil {
+		if s.ln != nil {
+			s.ln.Close()
+		}
+		return nil, err
+	}
 	if s.base.Host == "" {
 		s.base = s.listenURL()
 	}
+	s.warnOfNames()
 	s.table = route.NewTable(route.Options{
-		Domain: s.domain,
-		Hold:   opts.Hold,
-		Warmup: min(opts.Hold, maxWarmup),
-		Logger: opts.Logger,
+		Domain:        s.domain,
+		Hold:          opts.Hold,
+		Warmup:        min(opts.Hold, maxWarmup),
+		WarmHostnames: !opts.PathMode,
+		Logger:        opts.Logger,
 	})
 	for name := range s.blocks.all {
 		s.table.Block(name) // it was checked when it was loaded
 	}
-	s.http = ingress.NewHTTP(ingress.HTTPOptions{
-		Router:         router{s.table},
+	ho := ingress.HTTPOptions{
+		Router:         s.router(),
 		Domain:         s.domain,
 		PathMode:       opts.PathMode,
 		Mount:          s.base.Path,
 		Scheme:         s.base.Scheme,
+		H2C:            opts.H2C,
 		TrustedProxies: opts.TrustedProxies,
 		Own:            s.own,
 		OnRequest:      opts.OnRequest,
@@ -260,13 +294,26 @@ func New(opts Options) (*Server, error) {
 		OpenTimeout:    opts.OpenTimeout,
 		MaxHeadBytes:   opts.MaxHeadBytes,
 		Logger:         opts.Logger,
-	})
+	}
+	if s.tlsLn != nil {
+		ho.Scheme = "http" // who comes without TLS has none
+		if s.certs != nil {
+			ho.Covers = s.certs.Covers
+		}
+		if opts.TLS.Redirect {
+			ho.SecurePort = s.securePort()
+		}
+	}
+	s.http = ingress.NewHTTP(ho)
+	s.newTLS()
 	s.tcp = ingress.NewTCP(ingress.TCPOptions{
-		Router:  router{s.table},
+		Router:  s.router(),
 		Addr:    host,
 		Ports:   opts.TCPPorts,
 		OnVisit: opts.OnRequest,
 		Logger:  opts.Logger,
+
+		ProxyProtocolFrom: opts.ProxyProtocolFrom,
 	})
 	return s, s.SetPolicy(opts.Policy)
 }
@@ -313,18 +360,24 @@ func (s *Server) check() (err error) {
 	if _, err := newServerGuard(s.opts.Policy); err != nil {
 		return err
 	}
+	if err := s.checkTLS(); err != nil {
+		return err
+	}
 	if s.opts.PublicURL == "" {
 		return nil
 	}
 	s.base, err = parsePublicURL(s.opts.PublicURL)
-	if err == nil && s.base.Path != "" && (s.opts.Listen != "" || s.opts.Domain != "") {
+	if err == nil && s.base.Path != "" && (s.opts.Listen != "" || s.opts.TLS != nil || s.opts.Domain != "") {
 		return &OptionError{"PublicURL", fmt.Sprintf("public URL %q: it has a path, which is only for a server without an address and a domain of its own", s.base.String())}
 	}
 	return err
 }
 
-// Addr returns the address that the server listens on, and the zero AddrPort if
-// it does not.
+// listens reports whether visitors come in through a port of the server's own.
+func (s *Server) listens() bool { return s.ln != nil || s.tlsLn != nil }
+
+// Addr returns the address of Options.Listen, and the zero AddrPort if there is
+// none.
 func (s *Server) Addr() netip.AddrPort {
 	if s.ln == nil {
 		return netip.AddrPort{}
@@ -335,7 +388,7 @@ func (s *Server) Addr() netip.AddrPort {
 // URL returns how visitors reach the server, and agents too. It is empty if the
 // server has no way to know.
 func (s *Server) URL() string {
-	if s.ln == nil && s.opts.PublicURL == "" && s.opts.Domain == "" {
+	if !s.listens() && s.opts.PublicURL == "" && s.opts.Domain == "" {
 		return ""
 	}
 	return s.base.String()
@@ -369,15 +422,18 @@ func (s *Server) Run(ctx context.Context) error {
 	if ran {
 		return errRan
 	}
-	served := make(chan error, 1)
+	served := make(chan error, 2)
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	if s.ln != nil {
-		ln := s.ln
+		ln := proxyheader.Listen(s.ln, s.opts.ProxyProtocolFrom)
 		if s.opts.Secure != nil {
 			ln = secureListener{s.ln.(*net.TCPListener), s.opts.Secure}
 		}
 		wg.Go(func() { served <- s.http.Serve(serving, ln) })
+	}
+	if s.tls != nil {
+		s.runTLS(serving, &wg, served)
 	}
 	wg.Go(func() { s.opts.Auth.Run(serving, s.recheckAll) })
 
@@ -388,6 +444,9 @@ func (s *Server) Run(ctx context.Context) error {
 		err = s.drain(served)
 	}
 	stop()
+	if s.tls != nil {
+		s.tls.Close()
+	}
 	s.http.Close()
 	s.tcp.Close()
 	s.endAll()
@@ -426,6 +485,9 @@ func (s *Server) drain(served <-chan error) error {
 	defer cancel()
 	var wg sync.WaitGroup
 	wg.Go(func() { s.http.Shutdown(ctx) })
+	if s.tls != nil {
+		wg.Go(func() { s.tls.Shutdown(ctx) })
+	}
 	wg.Go(func() { s.tcp.Shutdown(ctx) })
 	wg.Wait()
 	return nil

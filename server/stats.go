@@ -106,6 +106,7 @@ type Stats struct {
 
 	HTTP  ingress.HTTPStats
 	TCP   ingress.TCPStats
+	TLS   *ingress.TLSStats // nil without Options.TLS
 	Route route.Stats
 
 	Handshakes     Tally // agents' handshakes by dialect and result
@@ -140,6 +141,10 @@ func (s *Server) Stats() Stats {
 		Reloads:        s.reloaded.Load(),
 		FailedReloads:  s.reloadFailed.Load(),
 		ReloadedAt:     s.reloadedAt.Load(),
+	}
+	if s.tls != nil {
+		t := s.tls.Stats()
+		st.TLS = &t
 	}
 	for _, k := range kinds {
 		st.Tunnels[[2]string{k}] = 0

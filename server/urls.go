@@ -81,10 +81,14 @@ func redactUser(s string) string {
 
 // listenURL is the URL of the listener itself, and a guess if there is none.
 func (s *Server) listenURL() url.URL {
-	if s.ln == nil {
-		return url.URL{Scheme: "http", Host: s.domain}
+	u := url.URL{Scheme: "http", Host: s.domain}
+	if !s.listens() {
+		return u
 	}
-	addr := s.Addr()
+	addr, usual := s.Addr(), uint16(80)
+	if s.ln == nil || s.certs != nil {
+		u.Scheme, addr, usual = "https", s.TLSAddr(), 443
+	}
 	host := s.opts.Domain
 	if host == "" {
 		host = addr.Addr().Unmap().String()
@@ -92,9 +96,9 @@ func (s *Server) listenURL() url.URL {
 			host = localDomain
 		}
 	}
-	u := url.URL{Scheme: "http", Host: net.JoinHostPort(host, strconv.Itoa(int(addr.Port())))}
-	if addr.Port() == 80 {
-		u.Host = strings.TrimSuffix(u.Host, ":80")
+	u.Host = net.JoinHostPort(host, strconv.Itoa(int(addr.Port())))
+	if addr.Port() == usual {
+		u.Host = strings.TrimSuffix(u.Host, ":"+strconv.Itoa(int(usual)))
 	}
 	return u
 }
@@ -102,7 +106,7 @@ func (s *Server) listenURL() url.URL {
 // baseFor is how visitors reach the server as far as an agent can tell that
 // reached it at host, with TLS if secure is set.
 func (s *Server) baseFor(host string, secure bool) url.URL {
-	if s.opts.PublicURL != "" || s.opts.Domain != "" && s.ln != nil {
+	if s.opts.PublicURL != "" || s.opts.Domain != "" && s.listens() {
 		return s.base
 	}
 	u, err := url.Parse("http://" + host)
@@ -151,6 +155,9 @@ func (s *Server) urlsFor(id tunnel.ID, hostnames []string, base url.URL) (urls [
 	}
 	for _, h := range hostnames {
 		u := at(h)
+		if s.ln != nil && base.Scheme == "https" && s.lacksCertificate(h) && !s.opts.TLS.Redirect {
+			u.Scheme, u.Host = "http", net.JoinHostPort(h, strconv.Itoa(int(s.Addr().Port())))
+		}
 		urls = append(urls, u.String())
 	}
 	if _, err := tunnel.ParseID(string(id)); err != nil {

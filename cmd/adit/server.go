@@ -48,6 +48,7 @@ type serverFlags struct {
 	log            logFlags
 	ops            opsFlags
 	identity       identityFlags
+	tls            tlsFlags
 
 	running *server.Server // nil before it does
 }
@@ -74,7 +75,7 @@ func (p *program) serverCommand() *cobra.Command {
 
 func (f *serverFlags) add(fl *pflag.FlagSet) {
 	addConfig(fl, &f.config, "file with settings in YAML: its keys are the flags here, without the dashes")
-	fl.StringVar(&f.listen, "listen", ":8080", "address for visitors and agents")
+	fl.StringVar(&f.listen, "listen", ":8080", "address for visitors and agents; "+noListen+" for --tls-listen alone")
 	fl.StringVar(&f.domain, "domain", "", "domain below which each ID has a hostname: <id>.<domain> (default localhost, for visitors on this machine)")
 	fl.BoolVar(&f.pathMode, "path-mode", false, "serve each ID at /<id>/ too (always so without --domain)")
 	fl.StringVar(&f.publicURL, "public-url", "", "how --listen is reached from outside, such as https://tunnel.example.com")
@@ -86,6 +87,7 @@ func (f *serverFlags) add(fl *pflag.FlagSet) {
 	fl.DurationVar(&f.grace, "grace", 10*time.Second, "how long visitors may finish when the server is told to stop")
 	fl.DurationVar(&f.resumeWindow, "resume-window", time.Minute, "how long streams wait for an agent that lost its connection; 0s for not at all")
 	fl.Int64Var(&f.memory, "buffer-memory", 512, "MiB that all agents' send buffers may take together")
+	f.tls.add(fl)
 	f.policy.add(fl)
 	f.identity.add(fl)
 	f.log.add(fl, false)
@@ -169,7 +171,7 @@ func (f *serverFlags) runWith(ctx context.Context, opts server.Options) error {
 	if err != nil {
 		return err
 	}
-	if err := f.identity.apply(&opts, path, f.dataDir, log); err != nil {
+	if err := f.identity.apply(&opts, path, f.dataDir, f.tls.agentCA, log); err != nil {
 		return err
 	}
 	operators, err := f.ops.open(&opts, f.dataDir)
@@ -184,8 +186,12 @@ func (f *serverFlags) runWith(ctx context.Context, opts server.Options) error {
 		return optionError(err)
 	}
 	f.running = s
-	log.Info("server started", "listen", s.Addr().String(), "url", s.URL())
+	log.Info("server started", startedAt(s)...)
+	if file := s.DevAuthority(); file != "" {
+		log.Warn("certificates are for development: nobody trusts them who is not told to", "authority", file)
+	}
 	f.p.greet(s, secret, path, created)
+	f.p.warnOfDevTLS(s)
 	defer f.p.reloading(ctx, "", func(string) { s.Reload() })()
 	defer f.p.supervise(ctx, "serving "+s.URL())()
 	return f.ops.run(ctx, s, operators)
@@ -215,13 +221,16 @@ func (f *serverFlags) options(log *slog.Logger) (opts server.Options, err error)
 	if f.grace == 0 {
 		opts.Grace = -1
 	}
-	wrong(checkListen(f.listen))
+	if f.listen != noListen {
+		wrong(checkAddress("listen", f.listen))
+	}
 	opts.TCPPorts, err = parsePorts(f.tcpPorts)
 	wrong(err)
-	opts.TrustedProxies, err = parsePrefixes(f.trustedProxies)
+	opts.TrustedProxies, err = parsePrefixes("trusted-proxies", f.trustedProxies)
 	wrong(err)
 	wrong(f.policy.apply(&opts))
-	wrong(f.identity.check())
+	wrong(f.tls.apply(&opts, f.dataDir))
+	wrong(f.identity.check(f.tls.agentCA))
 	wrong(f.ops.apply(&opts, f.dataDir))
 	if f.memory < 1 || f.memory > 1<<20 {
 		wrong(usagef("--buffer-memory %d: 1 to %d MiB are allowed", f.memory, 1<<20))
@@ -265,19 +274,12 @@ func optionError(err error) error {
 		"Domain":      "--domain: ",
 		"PublicURL":   "--public-url: ",
 		"ReservedIDs": "--reserved-ids: ",
+
+		"TLS.Listen":   "--tls-listen: ",
+		"TLS.DevDir":   "--dev-tls: ",
+		"TLS.Redirect": "--redirect-http: ",
 	}[oe.Field]
 	return usagef("%s%s", flag, oe.Reason)
-}
-
-func checkListen(s string) error {
-	_, port, err := net.SplitHostPort(s)
-	if err == nil {
-		_, err = strconv.ParseUint(port, 10, 16)
-	}
-	if err != nil {
-		return usagef("--listen %q: want a port of 0 to 65535 with or without a host, such as :8080 or 127.0.0.1:8080", s)
-	}
-	return nil
 }
 
 // secret loads the secret, or makes it at the first start.
@@ -315,12 +317,18 @@ func (p *program) greet(s *server.Server, secret auth.Secret, path string, creat
 // localFlags are what an agent on this machine has to be told.
 func (p *program) localFlags(s *server.Server, path string) string {
 	flags := ""
-	host := "localhost"
-	if a := s.Addr().Addr(); !a.IsUnspecified() {
+	host, addr, scheme := "localhost", s.Addr(), "ws"
+	if !addr.IsValid() || s.Redirects() {
+		addr, scheme = s.TLSAddr(), "wss"
+	}
+	if a := addr.Addr(); !a.IsUnspecified() {
 		host = a.Unmap().String()
 	}
-	if at := net.JoinHostPort(host, strconv.Itoa(int(s.Addr().Port()))); at != "localhost:8080" && at != "127.0.0.1:8080" {
-		flags += " --server ws://" + at
+	if at := scheme + "://" + net.JoinHostPort(host, strconv.Itoa(int(addr.Port()))); at != "ws://localhost:8080" && at != "ws://127.0.0.1:8080" {
+		flags += " --server " + at
+	}
+	if file := s.DevAuthority(); file != "" && scheme == "wss" {
+		flags += " --ca-file " + shellQuote(file)
 	}
 	if path != filepath.Join(p.dataDir(), "secret") {
 		flags += " --secret-file " + path
@@ -340,13 +348,17 @@ func agentURL(s *server.Server) string {
 	if a, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !a.IsLoopback()) {
 		return u.String()
 	}
-	if !s.Addr().Addr().IsUnspecified() {
+	addr, scheme := s.Addr(), "ws"
+	if u.Scheme == "wss" {
+		addr, scheme = s.TLSAddr(), "wss"
+	}
+	if !addr.Addr().IsUnspecified() {
 		return ""
 	}
 	addrs, _ := net.InterfaceAddrs()
 	for _, a := range addrs {
 		if ip, ok := a.(*net.IPNet); ok && ip.IP.IsGlobalUnicast() && ip.IP.To4() != nil {
-			return fmt.Sprintf("ws://%s:%d", ip.IP, s.Addr().Port())
+			return fmt.Sprintf("%s://%s:%d", scheme, ip.IP, addr.Port())
 		}
 	}
 	return ""
@@ -362,20 +374,4 @@ func parsePorts(list []string) ([]ingress.PortRange, error) {
 		ports = append(ports, ingress.PortRange(r))
 	}
 	return ports, nil
-}
-
-func parsePrefixes(list []string) ([]netip.Prefix, error) {
-	var prefixes []netip.Prefix
-	for _, s := range list {
-		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			a, aerr := netip.ParseAddr(s)
-			if aerr != nil {
-				return nil, usagef("--trusted-proxies %q: want an address such as 10.0.0.1 or a prefix such as 10.0.0.0/8", s)
-			}
-			p = netip.PrefixFrom(a, a.BitLen())
-		}
-		prefixes = append(prefixes, p)
-	}
-	return prefixes, nil
 }

@@ -35,7 +35,7 @@ func (f *identityFlags) add(fl *pflag.FlagSet) {
 }
 
 // check finds settings that would do nothing: somebody relies on them.
-func (f *identityFlags) check() error {
+func (f *identityFlags) check(authorities string) error {
 	switch {
 	case f.jwks == "" && f.issuer != "":
 		return usagef("--jwt-issuer is of no use without --jwks")
@@ -43,8 +43,8 @@ func (f *identityFlags) check() error {
 		return usagef("--jwt-audience is of no use without --jwks")
 	case f.jwks != "" && (f.issuer == "" || f.audience == ""):
 		return usagef("--jwks needs --jwt-issuer and --jwt-audience: whoever has those keys may sign for others too")
-	case f.grants != "" && f.jwks == "":
-		return usagef("--grants is of no use without --jwks")
+	case f.grants != "" && f.jwks == "" && authorities == "":
+		return usagef("--grants is of no use without --jwks or --agent-ca-file")
 	case f.perSubject < 0:
 		return usagef("--max-agents-per-subject %d: 0 or more is allowed", f.perSubject)
 	}
@@ -56,13 +56,15 @@ func (f *identityFlags) check() error {
 	return nil
 }
 
-// apply puts the flags, which check has looked at, into the server's options. secretFile is the file with
-// the secret in use.
-func (f *identityFlags) apply(opts *server.Options, secretFile, dataDir string, log *slog.Logger) error {
+// apply puts the flags, which check has looked at, into the server's options.
+// secretFile is the file with the secret in use, authorities that with
+// certificates of those who sign agents', if there is one.
+func (f *identityFlags) apply(opts *server.Options, secretFile, dataDir, authorities string, log *slog.Logger) error {
 	ao := auth.Options{
 		SecretFiles: []string{secretFile},
 		Store:       auth.OpenStore(dataDir),
 		Grants:      f.grants,
+		Authorities: authorities,
 		Logger:      log,
 	}
 	if f.oldSecretFile != "" {

@@ -37,10 +37,12 @@ var tunnelKinds = []tunnelKind{
 		kind:  dialect.HTTP,
 		short: "Expose an HTTP service",
 		long: "Expose an HTTP service that this machine reaches. UPSTREAM is a port of this\n" +
-			"machine, host:port, http://host:port, https://host or unix:/path; or a folder\n" +
+			"machine, host:port, http://host:port, https://host or unix:/path; h2c://host:port\n" +
+			"or, with TLS, h2://host for one that speaks HTTP/2, such as gRPC; or a folder\n" +
 			"whose files are served, such as ./public.",
 		example: "  adit http 3000\n  adit http ./public --listing\n" +
-			"  adit http app.internal:8000 --id app --server wss://tunnel.example.com",
+			"  adit http app.internal:8000 --id app --server wss://tunnel.example.com\n" +
+			"  adit http h2c://localhost:50051 --hostname grpc.example.org",
 		sample: "3000",
 	},
 	{
@@ -52,18 +54,30 @@ var tunnelKinds = []tunnelKind{
 		example: "  adit tcp 22 --port 2222\n  adit tcp db.internal:5432 --id db --server wss://tunnel.example.com",
 		sample:  "22",
 	},
+	{
+		name:  "tls",
+		kind:  dialect.TLS,
+		short: "Expose a service that ends TLS itself",
+		long: "Expose a service that this machine reaches and that has certificates of its own:\n" +
+			"the server passes on what visitors of its hostnames send, and cannot read it.\n" +
+			"UPSTREAM is a port of this machine, host:port or unix:/path.",
+		example: "  adit tls 443 --hostname www.example.org\n  adit tls localhost:8443 --id shop --server wss://tunnel.example.com",
+		sample:  "8443",
+	},
 }
 
 // tunnelFlags are the flags of one tunnel: those of adit http and its like that
 // are not about the connection to the server. They are the keys of a tunnel in
 // a config file too.
 type tunnelFlags struct {
-	kind   dialect.Kind
-	id     string
-	port   uint16
-	folder folder.Options
-	rules  policyFlags
-	does   requestFlags
+	kind      dialect.Kind
+	id        string
+	port      uint16
+	hostnames []string
+	proxy     string
+	folder    folder.Options
+	rules     policyFlags
+	does      requestFlags
 }
 
 func (p *program) newTunnelFlags(kind dialect.Kind) tunnelFlags {
@@ -81,7 +95,13 @@ func (f *tunnelFlags) add(fl *pflag.FlagSet) {
 	case dialect.TCP:
 		fl.Uint16Var(&f.port, "port", 0, "public TCP port (default one that the server chooses)")
 		f.rules.addTCP(fl)
+	case dialect.TLS:
+		f.rules.addTCP(fl)
 	}
+	if f.kind != dialect.TCP {
+		fl.StringSliceVar(&f.hostnames, "hostname", nil, "public hostname beside <id>.<domain>, such as www.example.org, whose DNS leads to the server; may be given several times")
+	}
+	fl.StringVar(&f.proxy, "proxy-protocol", "", "tell the upstream who the visitor is, at the start of each connection, in the PROXY protocol: v1 or v2 (default not at all)")
 }
 
 // tunnelSettings are the names of all flags that a tunnel may have.
@@ -102,7 +122,19 @@ func (f *tunnelFlags) tunnel(upstream string, log *slog.Logger) (t agent.Tunnel,
 	if t.Upstream, err = f.upstream(upstream, log); err != nil {
 		return t, err
 	}
-	t.Kind, t.Port = f.kind, f.port
+	if t.Upstream, err = f.introduced(t.Upstream); err != nil {
+		return t, err
+	}
+	t.Kind, t.Port, t.Hostnames = f.kind, f.port, f.hostnames
+	for i, h := range t.Hostnames {
+		t.Hostnames[i] = strings.ToLower(strings.TrimSuffix(h, "."))
+		if err := tunnel.CheckHostname(t.Hostnames[i]); err != nil {
+			return t, usagef("--hostname: %v", err)
+		}
+	}
+	if t.Kind != dialect.HTTP && t.Upstream.HTTP2() {
+		return t, usagef("upstream %s: it is for adit http", t.Upstream)
+	}
 	id := f.id
 	if id == "" {
 		id = defaultID(t.Upstream.String())
@@ -116,6 +148,22 @@ func (f *tunnelFlags) tunnel(upstream string, log *slog.Logger) (t agent.Tunnel,
 		}
 	}
 	return t, f.rules.apply(&t)
+}
+
+// introduced returns the upstream as --proxy-protocol would have it.
+func (f *tunnelFlags) introduced(up *agent.Upstream) (*agent.Upstream, error) {
+	version := map[string]int{"v1": 1, "v2": 2}[f.proxy]
+	switch {
+	case f.proxy == "":
+		return up, nil
+	case version == 0:
+		return nil, usagef("--proxy-protocol %q: v1 and v2 are allowed", f.proxy)
+	}
+	with, err := up.WithProxyHeader(version)
+	if err != nil {
+		return nil, usagef("--proxy-protocol: %v", err)
+	}
+	return with, nil
 }
 
 func (f *tunnelFlags) upstream(s string, log *slog.Logger) (*agent.Upstream, error) {

@@ -282,21 +282,23 @@ func TestFilesChange(t *testing.T) {
 	if !is(second)() {
 		t.Error("with a broken key the old certificate is not shown")
 	}
-	if err := f.Reload(); err == nil || !strings.Contains(err.Error(), "a.key") {
-		t.Errorf("Reload: got %v, want an error about a.key", err)
+	if _, err := f.Prepare(); err == nil || !strings.Contains(err.Error(), "a.key") {
+		t.Errorf("Prepare: got %v, want an error about a.key", err)
 	}
-	if n := l.count("level=ERROR"); n != 2 {
-		t.Errorf("a broken key was logged %d times, want once for each time that it was read", n)
+	if n := l.count("level=ERROR"); n != 1 {
+		t.Errorf("a broken key was logged %d times, want once: it has not changed", n)
 	}
 	os.Remove(p.Key)
 	eventually(t, "it is logged again", func() bool { return l.count("no such file") == 1 })
 	m.put(p.Key, key)
-	if err := f.Reload(); err != nil {
-		t.Errorf("Reload of the mended file: %v", err)
-	}
 	_, third := m.write("a", false, nil, "example.com", "www.example.com")
-	if err := f.Reload(); err != nil || !is(third)() || !f.Has("www.example.com") {
-		t.Errorf("Reload: %v, and the third certificate is shown: %v", err, is(third)())
+	apply, err := f.Prepare()
+	if err != nil {
+		t.Fatalf("Prepare of mended files: %v", err)
+	}
+	apply()
+	if !is(third)() || !f.Has("www.example.com") {
+		t.Error("after Prepare the third certificate is not shown")
 	}
 	if strings.Contains(l.buf.String(), "PRIVATE") {
 		t.Error("a key was logged")

@@ -131,12 +131,31 @@ func (f *Files) Watch(ctx context.Context) {
 	}
 }
 
-// Reload reads all files now. The error has all that is wrong with them; their
-// certificates then stay as they are.
-func (f *Files) Reload() error {
+// Prepare reads all files now, and returns what puts them to use. The error has
+// all that is wrong with them.
+func (f *Files) Prepare() (apply func(), err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.readLocked(true)
+	read := make([]*tls.Certificate, len(f.pairs))
+	seen := make([]stamps, len(f.pairs))
+	var errs []error
+	for i, p := range f.pairs {
+		seen[i] = p.stamps()
+		read[i], err = p.read()
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for i, p := range f.pairs {
+			p.seen = seen[i]
+			f.use(p, read[i])
+		}
+		f.set.Store(newSet(certificates(f.pairs)))
+	}, nil
 }
 
 // readLocked reads the pairs that have changed, or all.
@@ -144,7 +163,7 @@ func (f *Files) readLocked(all bool) error {
 	var errs []error
 	changed := false
 	for _, p := range f.pairs {
-		now := stamps{stampOf(p.Cert), stampOf(p.Key)}
+		now := p.stamps()
 		if !all && now == p.seen {
 			f.remind(p)
 			continue
@@ -158,16 +177,22 @@ func (f *Files) readLocked(all bool) error {
 			}
 			continue
 		}
-		if p.cert != nil && !p.cert.Leaf.Equal(cert.Leaf) {
-			f.opts.Logger.Info("certificate read again", "file", p.Cert, "names", cert.Leaf.DNSNames, "until", cert.Leaf.NotAfter)
-		}
-		p.cert, p.reminded, changed = cert, time.Time{}, true
-		f.remind(p)
+		changed = true
+		f.use(p, cert)
 	}
 	if changed {
 		f.set.Store(newSet(certificates(f.pairs)))
 	}
 	return errors.Join(errs...)
+}
+
+// use makes cert that of the pair.
+func (f *Files) use(p *pair, cert *tls.Certificate) {
+	if p.cert != nil && !p.cert.Leaf.Equal(cert.Leaf) {
+		f.opts.Logger.Info("certificate read again", "file", p.Cert, "names", cert.Leaf.DNSNames, "until", cert.Leaf.NotAfter)
+	}
+	p.cert, p.reminded = cert, time.Time{}
+	f.remind(p)
 }
 
 func certificates(pairs []*pair) (all []*tls.Certificate) {
@@ -194,6 +219,8 @@ func (f *Files) remind(p *pair) {
 	}
 	p.reminded = time.Now()
 }
+
+func (p *pair) stamps() stamps { return stamps{stampOf(p.Cert), stampOf(p.Key)} }
 
 // read reads and checks the files of a pair.
 func (p *pair) read() (*tls.Certificate, error) {

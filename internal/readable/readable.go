@@ -17,8 +17,9 @@ import (
 	"syscall"
 )
 
-// Of returns the raw conn of a *net.TCPConn or *net.UnixConn. It reports false
-// for any other conn, such as a *tls.Conn, whose bytes may wait above the
+// Of returns the raw conn of a *net.TCPConn or *net.UnixConn, or of a conn with
+// a method Socket, which returns the *net.TCPConn that it reads from and writes
+// to without doing anything to the bytes. It reports false for any other conn, such as a *tls.Conn, whose bytes may wait above the
 // socket, and on systems where Wait is not supported.
 func Of(c net.Conn) (syscall.RawConn, bool) {
 	if !supported {
@@ -27,6 +28,8 @@ func Of(c net.Conn) (syscall.RawConn, bool) {
 	var rc syscall.RawConn
 	var err error
 	switch c := c.(type) {
+	case interface{ Socket() *net.TCPConn }:
+		rc, err = c.Socket().SyscallConn()
 	case *net.TCPConn:
 		rc, err = c.SyscallConn()
 	case *net.UnixConn:

@@ -281,7 +281,7 @@ func isOp(err error, ops ...string) bool {
 // while they wait, so pump does better.
 func plain(c net.Conn) bool {
 	switch c.(type) {
-	case *net.TCPConn, *net.UnixConn:
+	case *net.TCPConn, *net.UnixConn, interface{ Socket() *net.TCPConn }:
 		return true
 	}
 	return false
