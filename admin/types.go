@@ -74,6 +74,8 @@ type Session struct {
 	AgentID     string    `json:"agent_id,omitempty"` // what it called itself when it connected
 	Instance    string    `json:"instance,omitempty"`
 	Subject     string    `json:"subject"`
+	Credential  string    `json:"credential,omitempty"` // its kind
+	TokenID     string    `json:"token_id,omitempty"`   // by which it can be revoked
 	Remote      string    `json:"remote"`
 	State       State     `json:"state"`
 	ConnectedAt time.Time `json:"connected_at"`

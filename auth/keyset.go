@@ -22,6 +22,7 @@ const (
 	keysPatience = 10 * time.Second // for one answer
 	keysStale    = 24 * time.Hour   // for which keys are good without an answer
 	maxKeyWaits  = 16               // tokens that wait for an answer at a time
+	maxTried     = 4                // keys that a token is tried with: each costs time, whoever sent it
 )
 
 // errNoKeys is what a token hears that cannot be looked at now.
@@ -220,11 +221,16 @@ func (k *KeySet) has(sum [sha256.Size]byte) bool {
 	return false
 }
 
+// choose returns the keys for alg and kid. If there are too many to try it
+// returns none: a token has to name one then.
 func choose(keys []publicKey, alg, kid string) (found []signingKey) {
 	for _, k := range keys {
 		if k.alg == alg && (kid == "" || k.id == kid) {
 			found = append(found, k.signingKey)
 		}
+	}
+	if len(found) > maxTried {
+		return nil
 	}
 	return found
 }

@@ -257,6 +257,15 @@ func TestKeySetTokens(t *testing.T) {
 		})
 	}
 
+	// Of many keys a token names one: nobody has the server try them all.
+	var many []m
+	for i := range 20 {
+		many = append(many, newSigner(t, "EdDSA", fmt.Sprint(i)).jwk(t))
+	}
+	crowd, _ := withKeys(t, auth.Options{}, append(many, ed.jwk(t))...)
+	check(t, crowd, auth.Claim{Token: ed.token(t, nil)}, "")
+	check(t, crowd, auth.Claim{Token: ed.sign(t, m{"alg": "EdDSA"}, goodClaims(nil))}, auth.InvalidCredential)
+
 	// Without the secret HS256 is nobody's, and without keys the others are.
 	onlyKeys, _ := withKeys(t, auth.Options{}, rs.jwk(t))
 	check(t, onlyKeys, auth.Claim{Token: rs.token(t, nil)}, "")

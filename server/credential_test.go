@@ -180,6 +180,13 @@ func TestRevokedSessionEnds(t *testing.T) {
 		}
 		sessions[name] = s
 	}
+	listed := map[string]string{} // token IDs by kind and subject
+	for _, v := range f.Sessions() {
+		listed[v.Credential+" "+v.Subject] = v.TokenID
+	}
+	if listed["static static"] != record.ID || listed["jwt holder"] == "" || len(listed) != 4 {
+		t.Errorf("the sessions have %v, want the ID of each token", listed)
+	}
 	began := time.Now()
 	for _, r := range []auth.Revocation{{ID: record.ID}, {ID: "one"}, {Subject: "holder"}} {
 		if _, err := store.Revoke(r); err != nil {

@@ -118,6 +118,7 @@ func (s *Server) Sessions() []admin.Session {
 		}
 		b.mu.Lock()
 		v.Subject, v.ExpiresAt, v.Tunnels = b.identity.Subject, b.identity.Expires, len(b.names)
+		v.Credential, v.TokenID = string(b.identity.Kind), b.identity.Token
 		b.mu.Unlock()
 		all = append(all, v)
 	}

@@ -209,7 +209,7 @@ func TestUsageErrors(t *testing.T) {
 		{args: "token create --id a --type opaque", want: []string{"--type", `"opaque"`, "jwt and static"}},
 		{args: "token create --id a --type static --secret-file " + secret, want: []string{"--secret-file", "--data-dir"}},
 		{args: "token create --id a --tcp-ports x", want: []string{"--tcp-ports", `"x"`}},
-		{args: "token create --id Web", want: []string{"--id", `"Web"`, "lower case"}},
+		{args: "token create --id é", want: []string{"--id", "visible ASCII"}},
 		{args: "token create --id a --hostname app.*", want: []string{"--hostname", `"app.*"`}},
 		{args: "token create --id a --forward db", want: []string{"--forward", `"db"`, "db.internal:5432"}},
 		{args: "token create --id a --subject secret", want: []string{"subject", `"secret"`, "reserved"}},

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -146,9 +145,6 @@ func (f *createFlags) scope() (s auth.Scope, err error) {
 	for _, p := range f.ids {
 		if err := auth.CheckPattern(p); err != nil {
 			return s, usagef("--id: %v", err)
-		}
-		if strings.ToLower(p) != p {
-			return s, usagef("--id %q: IDs are in lower case", p)
 		}
 	}
 	for _, p := range f.hostnames {
