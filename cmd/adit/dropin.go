@@ -23,6 +23,7 @@ func dropIns() []dropIn {
 		{"websocktunnel", "Stand in for Taskcluster's websocktunnel, or webhooktunnel", (*program).websocktunnel},
 		{"wst-client", "Stand in for the client of websocktunnel", (*program).wstClient},
 		{"whclient", "Stand in for the client of webhooktunnel", (*program).whclient},
+		{"wstunnel", "Stand in for RightScale's wstunnel", (*program).wstunnel},
 	}
 }
 

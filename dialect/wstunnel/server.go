@@ -1,0 +1,366 @@
+package wstunnel
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"adit/carrier"
+	"adit/internal/wsconn"
+	"adit/internal/wsframe"
+	"adit/session"
+)
+
+// ServerOptions configures a Server. The zero value is ready to use.
+type ServerOptions struct {
+	// PingTimeout is how long a client may be silent; 0 means 30 s.
+	PingTimeout time.Duration
+
+	// RequestTimeout is how long a caller waits for an answer to begin, from
+	// the arrival of the request; 0 means 20 minutes. A negative one refuses
+	// all requests, as the original does.
+	RequestTimeout time.Duration
+
+	// MaxPending bounds the requests of one token at a time, waiting ones
+	// included; 0 means 16384.
+	MaxPending int
+
+	// MaxBody bounds a body that has to be held as a whole, in bytes, as those
+	// to and from originals have; 0 means 100 MiB, which is also the most that
+	// these take.
+	MaxBody int64
+
+	// Budget bounds the bytes of bodies that are held for one token; 0 means
+	// 512 MiB. Beyond 256 KiB a body is in a file.
+	Budget int64
+
+	// Memory bounds the bytes of bodies in memory, for all tokens together; 0
+	// means 256 MiB.
+	Memory int64
+
+	// MaxTunnels bounds the tokens; 0 means 65536.
+	MaxTunnels int
+
+	// Forget is how long a token without a sign of life is remembered; 0 means
+	// one hour.
+	Forget time.Duration
+
+	// Passwords are those of tokens that have one: a client has to give it.
+	Passwords map[string]string
+
+	// Log receives the events. If nil, they are lost.
+	Log *slog.Logger
+}
+
+func (o *ServerOptions) defaults() {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	set(&o.PingTimeout, 30*time.Second)
+	set(&o.RequestTimeout, 20*time.Minute)
+	set(&o.Forget, time.Hour)
+	most := func(n *int64, v int64) {
+		if *n <= 0 {
+			*n = v
+		}
+	}
+	most(&o.MaxBody, MaxMessage)
+	most(&o.Budget, 512<<20)
+	most(&o.Memory, 256<<20)
+	if o.MaxPending <= 0 {
+		o.MaxPending = 1 << 14
+	}
+	if o.MaxTunnels <= 0 {
+		o.MaxTunnels = 1 << 16
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+// A Server serves callers and clients, as an http.Handler. Its methods are safe
+// for concurrent use.
+type Server struct {
+	opts     ServerOptions
+	memory   *budget
+	acceptor *session.Acceptor
+	ends     chan struct{} // closed by Close
+
+	mu      sync.Mutex // guards the fields below
+	tunnels map[[sha256.Size]byte]*Tunnel
+	closed  bool
+	running sync.WaitGroup
+}
+
+// NewServer returns a Server. The caller closes it.
+func NewServer(opts ServerOptions) *Server {
+	opts.defaults()
+	s := &Server{opts: opts, memory: &budget{limit: opts.Memory}, ends: make(chan struct{}), tunnels: make(map[[sha256.Size]byte]*Tunnel)}
+	s.acceptor = session.NewAcceptor(&session.Options{
+		Ping:         opts.PingTimeout / 3,
+		Dead:         opts.PingTimeout,
+		ResumeWindow: resumeWindow,
+		MaxStreams:   -1, // clients open none
+		Budget:       session.NewBudget(opts.Memory),
+	})
+	s.running.Go(s.forget)
+	return s
+}
+
+// resumeWindow is how long a session of our own waits for its client to come
+// back with it.
+const resumeWindow = 15 * time.Second
+
+const headTime = 30 * time.Second
+
+// Serve serves l until ctx ends or l fails, and closes l and all tunnels.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	srv := &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: headTime,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    256 << 10,
+		ErrorLog:          log.New(io.Discard, "", 0), // callers' faults
+	}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	err := srv.Serve(l)
+	srv.Close()
+	s.Close()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// Close ends all tunnels and waits for their goroutines.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		s.running.Wait()
+		return nil
+	}
+	s.closed = true
+	close(s.ends)
+	tunnels := s.tunnels
+	s.tunnels = nil
+	s.mu.Unlock()
+	for _, t := range tunnels {
+		t.end(errStopped)
+	}
+	s.running.Wait()
+	return nil
+}
+
+// Tunnel returns the tunnel of a token, if a client has ever come with it.
+func (s *Server) Tunnel(token string) (*Tunnel, bool) {
+	if len(token) < 8 {
+		return nil, false // the original's clients cannot have one
+	}
+	key := sha256.Sum256([]byte(token)) // so that the time tells nothing
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.tunnels[key]
+	return t, t != nil
+}
+
+// enter returns the tunnel of a client's token, and counts the client's link.
+func (s *Server) enter(token string) (*Tunnel, error) {
+	key := sha256.Sum256([]byte(token))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, errStopped
+	}
+	t := s.tunnels[key]
+	if t == nil {
+		if len(s.tunnels) >= s.opts.MaxTunnels {
+			return nil, &StatusError{http.StatusServiceUnavailable, fmt.Sprintf("Too many tunnels: %d are allowed", s.opts.MaxTunnels)}
+		}
+		t = newTunnel(token, &s.opts, s.memory)
+		s.tunnels[key] = t
+	}
+	s.running.Add(1)
+	return t, nil
+}
+
+// forget drops tokens of which nothing was heard for long.
+func (s *Server) forget() {
+	tick := time.NewTicker(min(time.Minute, s.opts.Forget))
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.ends:
+			return
+		case <-tick.C:
+		}
+		var old []*Tunnel
+		s.mu.Lock()
+		for key, t := range s.tunnels {
+			if t.idle() > s.opts.Forget {
+				old = append(old, t)
+				delete(s.tunnels, key)
+			}
+		}
+		s.mu.Unlock()
+		for _, t := range old {
+			s.opts.Log.Info("Tunnel not seen for a long time, deleting", "tunnel", t.id)
+			t.end(errForgotten)
+		}
+	}
+}
+
+// idle returns how long nothing was heard; with a link that is not over it is
+// none.
+func (t *Tunnel) idle() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.links) > 0 {
+		return 0
+	}
+	return time.Since(t.seen)
+}
+
+const minToken = 16 // bytes of a client's token
+
+// serveTunnel takes a client.
+func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request) {
+	token := r.Header.Get("Origin")
+	key := r.Header.Get("Sec-Websocket-Key")
+	switch {
+	case r.Method != http.MethodGet:
+		http.Error(w, "Only GET requests are supported", http.StatusBadRequest)
+		return
+	case token == "":
+		http.Error(w, "Origin header with rendez-vous token required", http.StatusBadRequest)
+		return
+	case len(token) < minToken:
+		// The text of the original; it goes to whoever has sent the token.
+		http.Error(w, fmt.Sprintf("Rendez-vous token (%s) is too short (must be 16 chars)", token), http.StatusBadRequest)
+		return
+	}
+	if text := s.checkPassword(token, r); text != "" {
+		w.Header().Set("WWW-Authenticate", `Basic realm="wstunnel"`)
+		http.Error(w, text, http.StatusUnauthorized)
+		return
+	}
+	if !hasToken(r.Header["Connection"], "upgrade") || !hasToken(r.Header["Upgrade"], "websocket") ||
+		!hasToken(r.Header["Sec-Websocket-Version"], "13") || key == "" {
+		http.Error(w, "Not a websocket handshake", http.StatusBadRequest)
+		return
+	}
+	// The token is known before the client hears that it is: what its callers
+	// then send waits, if need be, until the link is complete.
+	t, err := s.enter(token)
+	if err != nil {
+		answerError(w, err)
+		return
+	}
+	defer s.running.Done()
+	native := r.Header.Get(headerSession) == sessionVersion
+	remote := r.RemoteAddr
+	if v := r.Header.Get("X-Forwarded-For"); v != "" {
+		remote = v
+	}
+	conn, br, err := upgrade(w, key, native)
+	if err != nil {
+		s.opts.Log.Error("WS upgrade error", "tunnel", t.id, "err", err)
+		return
+	}
+	carrier.Tune(conn)
+	log := s.opts.Log.With("tunnel", t.id, "addr", remote)
+	log.Info("WS new tunnel connection", "native", native)
+	if native {
+		err = s.serveNative(r.Context(), t, conn, br, remote)
+	} else {
+		l := newMessageLink(t, conn, br)
+		if t.addLink(l, remote) {
+			err = l.run()
+		} else {
+			conn.Close()
+		}
+	}
+	if errors.Is(err, errSilent) {
+		log.Info("WS closing due to ping timeout")
+	}
+	log.Info("WS   closing", "err", err)
+}
+
+// upgrade answers the handshake and takes the connection over.
+func upgrade(w http.ResponseWriter, key string, native bool) (net.Conn, *bufio.Reader, error) {
+	conn, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		http.Error(w, "Not a websocket handshake", http.StatusBadRequest)
+		return nil, nil, err
+	}
+	head := "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+		"Sec-WebSocket-Accept: " + wsframe.Accept(key) + "\r\n"
+	if native {
+		head += headerSession + ": " + sessionVersion + "\r\n"
+	}
+	conn.SetDeadline(time.Now().Add(headTime))
+	if _, err := io.WriteString(conn, head+"\r\n"); err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	conn.SetDeadline(time.Time{})
+	return conn, rw.Reader, nil
+}
+
+// serveNative takes a client that is adit. The session may be one that was
+// there already, and then has got a new carrier.
+func (s *Server) serveNative(ctx context.Context, t *Tunnel, conn net.Conn, br *bufio.Reader, remote string) error {
+	var early []byte
+	if n := br.Buffered(); n > 0 {
+		p, _ := br.Peek(n)
+		early = append(early, p...)
+	}
+	ws := wsconn.New(conn, wsconn.Server, wsconn.Options{Buffered: early})
+	l := &nativeLink{t: t}
+	sess, resumed, err := s.acceptor.Accept(context.WithoutCancel(ctx), ws, l, func(old *session.Session) bool {
+		return old.Value().(*nativeLink).t == t
+	})
+	if err != nil {
+		return err
+	}
+	if resumed {
+		t.changed()
+		return nil // the handler of the first connection waits for the session
+	}
+	l.s = sess
+	sess.OnChange(t.changed)
+	t.endDetached()
+	if !t.addLink(l, remote) {
+		return sess.Close()
+	}
+	return l.run()
+}
+
+// endDetached ends the sessions whose client is away, when another client has
+// come: mostly it is the same one, which has lost its memory and will not be
+// back for what the old session holds.
+func (t *Tunnel) endDetached() {
+	t.mu.Lock()
+	var gone []*nativeLink
+	for _, l := range t.links {
+		if nl, ok := l.(*nativeLink); ok && !nl.s.Attached() {
+			gone = append(gone, nl)
+		}
+	}
+	t.mu.Unlock()
+	for _, l := range gone {
+		l.s.Close()
+	}
+}

@@ -1,0 +1,378 @@
+package wstunnel
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"adit/internal/relay"
+	"adit/session"
+)
+
+// bodyIdle is how long a caller may take for the next part of its body.
+const bodyIdle = time.Minute
+
+// ServeHTTP serves one caller or client.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch path := r.URL.Path; {
+	case r.Method == http.MethodConnect:
+		http.Error(w, "404 page not found", http.StatusNotFound)
+		return
+	case path == "/_health_check":
+		io.WriteString(w, "WSTUNSRV RUNNING\n")
+		return
+	case path == "/_stats":
+		s.serveStats(w, r)
+		return
+	case path == "/_tunnel":
+		s.serveTunnel(w, r)
+		return
+	case path == "/_token":
+		http.Redirect(w, r, "/_token/", http.StatusMovedPermanently)
+		return
+	}
+	token, target, err := s.address(r)
+	if err != nil {
+		answerError(w, err)
+		return
+	}
+	t, ok := s.Tunnel(token)
+	if !ok {
+		answerError(w, errNotFound)
+		return
+	}
+	s.relay(w, r, t, target)
+}
+
+var (
+	errNoToken    = &StatusError{http.StatusBadRequest, "Missing X-Token header"}
+	errNoURIToken = &StatusError{http.StatusBadRequest, "Missing token in URI"}
+)
+
+// address returns the token that r names and the target that the local server
+// is to get. The path goes before X-Token, and that before Host.
+func (s *Server) address(r *http.Request) (token, target string, err error) {
+	target = r.RequestURI
+	if !strings.HasPrefix(target, "/") { // absolute-form
+		if strings.HasPrefix(r.URL.Path, "/_token/") {
+			return "", "", errNoURIToken
+		}
+		target = r.URL.RequestURI()
+	} else if rest, ok := strings.CutPrefix(target, "/_token/"); ok {
+		path, _, _ := strings.Cut(rest, "?")
+		at := strings.IndexByte(path, '/')
+		if at <= 0 {
+			return "", "", errNoURIToken
+		}
+		return rest[:at], origin(rest[at:]), nil
+	} else if strings.HasPrefix(r.URL.Path, "/_token/") {
+		return "", "", errNoURIToken
+	}
+	if token = strings.TrimSpace(r.Header.Get("X-Token")); token != "" {
+		return token, origin(target), nil
+	}
+	if label, _, ok := strings.Cut(r.Host, "."); ok {
+		if _, known := s.Tunnel(label); known {
+			return label, origin(target), nil
+		}
+	}
+	return "", "", errNoToken
+}
+
+// answerError tells a caller what the server itself has to say.
+func answerError(w http.ResponseWriter, err error) {
+	var se *StatusError
+	if !errors.As(err, &se) {
+		se = &StatusError{http.StatusBadGateway, "Tunnel failed"}
+	}
+	if se.Text == "" {
+		w.WriteHeader(se.Code)
+		return
+	}
+	http.Error(w, se.Text, se.Code)
+}
+
+// relay carries one caller's request.
+func (s *Server) relay(w http.ResponseWriter, r *http.Request, t *Tunnel, target string) {
+	rc := http.NewResponseController(w)
+	c := &call{
+		method: r.Method, target: target, host: r.Host, header: r.Header,
+		length: r.ContentLength, trailer: r.Trailer, close: r.Close && r.ProtoAtLeast(1, 0),
+	}
+	body := &callerBody{rc: rc}
+	if r.ContentLength != 0 {
+		body = &callerBody{r: r, rc: rc, trailer: &c.trailer}
+		c.body = body
+		rc.EnableFullDuplex() // an answer may begin before the body's end
+	}
+	log := s.opts.Log
+	log.Info("HTTP RCV", "tunnel", t.id, "verb", r.Method, "addr", r.RemoteAddr, "x-host", r.Header.Get("X-Host"))
+	resp, err := t.do(r.Context(), c, r.RemoteAddr, body.unblock)
+	if err != nil {
+		log.Info("HTTP RET", "tunnel", t.id, "status", statusOf(err), "err", err)
+		var be *bodyError
+		if r.Context().Err() != nil || errors.As(err, &be) {
+			panic(http.ErrAbortHandler) // nobody is there, or nobody who makes sense
+		}
+		if c.body != nil {
+			w.Header().Set("Connection", "close") // the rest of the body is not worth reading
+		}
+		answerError(w, err)
+		return
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		log.Info("HTTP RET", "tunnel", t.id, "status", resp.StatusCode)
+		s.switchOver(w, resp)
+		return
+	}
+	h := w.Header()
+	copyAnswer(h, resp.Header)
+	trailers := len(resp.Trailer) > 0 && hasToken(r.Header["Te"], "trailers") // others never got them
+	if trailers {
+		h["Trailer"] = names(resp.Trailer)
+	}
+	w.WriteHeader(resp.StatusCode)
+	err = copyBody(w, rc, resp)
+	log.Info("HTTP RET", "tunnel", t.id, "status", resp.StatusCode, "err", err)
+	if err != nil {
+		panic(http.ErrAbortHandler) // so that the caller does not take it for the whole
+	}
+	if trailers {
+		for k, v := range resp.Trailer {
+			h[k] = v
+		}
+	}
+}
+
+func statusOf(err error) int {
+	var se *StatusError
+	if errors.As(err, &se) {
+		return se.Code
+	}
+	return 0
+}
+
+// dropped are the fields of answers that end at the server, as with the original:
+// others that Connection names go on.
+var dropped = []string{"Connection", "Keep-Alive", "Te", "Trailers", "Trailer", "Transfer-Encoding"}
+
+func copyAnswer(to, from http.Header) {
+	for k, v := range from {
+		to[k] = v
+	}
+	for _, k := range dropped {
+		delete(to, k)
+	}
+}
+
+// copyBody hands each part on as it comes.
+func copyBody(w http.ResponseWriter, rc *http.ResponseController, resp *http.Response) error {
+	if resp.ContentLength == 0 {
+		return nil
+	}
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	_, spooled := resp.Body.(*answerBody).ReadCloser.(*messageBody)
+	var sent int64
+	for {
+		n, err := resp.Body.Read(*buf)
+		if n > 0 {
+			if _, werr := w.Write((*buf)[:n]); werr != nil {
+				return werr
+			}
+			sent += int64(n)
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		case !spooled && sent != resp.ContentLength:
+			if err := rc.Flush(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// switchOver relays what follows a 101.
+func (s *Server) switchOver(w http.ResponseWriter, resp *http.Response) {
+	conn, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		http.Error(w, "This connection cannot be upgraded", http.StatusBadGateway)
+		return
+	}
+	defer conn.Close()
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return
+	}
+	s.running.Add(1)
+	s.mu.Unlock()
+	defer s.running.Done()
+	st := resp.Body.(*switched)
+	var head strings.Builder
+	head.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	resp.Header.Write(&head)
+	head.WriteString("\r\n")
+	conn.SetDeadline(time.Now().Add(headTime))
+	if _, err := io.WriteString(conn, head.String()); err != nil {
+		return
+	}
+	conn.SetDeadline(time.Time{})
+	from := net.Conn(conn)
+	if n := rw.Reader.Buffered(); n > 0 {
+		early, _ := rw.Reader.Peek(n)
+		from = &earlyConn{Conn: conn, early: append([]byte(nil), early...)}
+	}
+	relay.Relay(from, &streamConn{Stream: st.ReadWriteCloser.(*switchedStream).Stream, r: st}, relay.Options{})
+}
+
+// A streamConn is a stream of which a reader has taken some bytes already.
+type streamConn struct {
+	*session.Stream
+	r io.Reader
+}
+
+func (c *streamConn) Read(p []byte) (int, error) { return c.r.Read(p) }
+
+// ReadFrom and WriteTo hide those of the stream, which would pass the reader by.
+func (c *streamConn) ReadFrom(r io.Reader) (int64, error) {
+	return io.Copy(struct{ io.Writer }{c.Stream}, r)
+}
+
+func (c *streamConn) WriteTo(w io.Writer) (int64, error) {
+	return io.Copy(w, struct{ io.Reader }{c.r})
+}
+
+// earlyConn is a conn of which some bytes have been read.
+type earlyConn struct {
+	net.Conn
+	early []byte
+}
+
+func (c *earlyConn) Read(p []byte) (int, error) {
+	if len(c.early) > 0 {
+		n := copy(p, c.early)
+		c.early = c.early[n:]
+		return n, nil
+	}
+	return c.Conn.Read(p)
+}
+
+func (c *earlyConn) CloseWrite() error {
+	if hc, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return hc.CloseWrite()
+	}
+	return c.Conn.Close()
+}
+
+// A callerBody is the body of a caller's request, who may not rest for long.
+type callerBody struct {
+	r       *http.Request
+	rc      *http.ResponseController
+	trailer *http.Header
+	ended   atomic.Bool
+}
+
+func (b *callerBody) Read(p []byte) (int, error) {
+	b.rc.SetReadDeadline(time.Now().Add(bodyIdle))
+	if b.ended.Load() {
+		b.rc.SetReadDeadline(time.Unix(1, 0))
+	}
+	n, err := b.r.Body.Read(p)
+	if errors.Is(err, io.EOF) {
+		*b.trailer = b.r.Trailer
+		b.rc.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
+
+// unblock has a Read return, and all later ones.
+func (b *callerBody) unblock() {
+	b.ended.Store(true)
+	b.rc.SetReadDeadline(time.Unix(1, 0))
+}
+
+// checkPassword judges the password of a token that has one. It returns the
+// text that refuses the client, or nothing.
+func (s *Server) checkPassword(token string, r *http.Request) string {
+	want, has := s.opts.Passwords[token]
+	if !has {
+		return ""
+	}
+	value := r.Header.Get("Authorization")
+	if value == "" {
+		return "Authorization required for this token"
+	}
+	scheme, encoded, _ := strings.Cut(value, " ")
+	if !strings.EqualFold(scheme, "Basic") {
+		return "Invalid authorization type (must be Basic)"
+	}
+	raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(encoded))
+	if err != nil {
+		return "Invalid authorization encoding"
+	}
+	user, password, ok := strings.Cut(string(raw), ":")
+	if !ok {
+		return "Invalid authorization format"
+	}
+	given, expected := sha256.Sum256([]byte(user+"\x00"+password)), sha256.Sum256([]byte(token+"\x00"+want))
+	if subtle.ConstantTimeCompare(given[:], expected[:]) != 1 {
+		return "Invalid token or password"
+	}
+	return ""
+}
+
+// serveStats is /_stats. Who is not on this machine, or was forwarded, sees the
+// number of tunnels alone: the header fields that say where a caller comes from
+// are the caller's own word.
+func (s *Server) serveStats(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	tunnels := make([]*Tunnel, 0, len(s.tunnels))
+	for _, t := range s.tunnels {
+		tunnels = append(tunnels, t)
+	}
+	s.mu.Unlock()
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	fmt.Fprintf(w, "tunnels=%d\n", len(tunnels))
+	_, xff := r.Header["X-Forwarded-For"]
+	_, forwarded := r.Header["Forwarded"]
+	_, real := r.Header["X-Real-Ip"]
+	if !remoteOf(r.RemoteAddr).IsLoopback() || xff || forwarded || real {
+		io.WriteString(w, "More stats available when called from localhost...\n")
+		return
+	}
+	io.WriteString(w, "\n")
+	pending, dead := 0, 0
+	for i, t := range tunnels {
+		t.mu.Lock()
+		p, label, remote, idle := t.pending, t.label, t.remote, time.Since(t.seen)
+		caller := ""
+		if t.newest != nil {
+			caller = t.newest.caller
+		}
+		t.mu.Unlock()
+		pending += p
+		if idle > time.Minute {
+			dead++
+		}
+		fmt.Fprintf(w, "tunnel%02d_token=%s\ntunnel%02d_req_pending=%d\ntunnel%02d_tun_addr=%s\ntunnel%02d_idle_secs=%.1f\n",
+			i, label, i, p, i, remote, i, idle.Seconds())
+		if caller != "" {
+			fmt.Fprintf(w, "tunnel%02d_cli_addr=%s\n", i, caller)
+		}
+		io.WriteString(w, "\n")
+	}
+	fmt.Fprintf(w, "req_pending=%d\ndead_tunnels=%d\n", pending, dead)
+}
