@@ -278,6 +278,7 @@ type TLSStats struct {
 	Unknown       uint64 // for the name that they asked for
 	Broken        uint64 // handshakes with the ingress itself that failed
 	Ended         uint64 // handshakes with the ingress itself that succeeded: HTTP has the visitor
+	Passed        uint64 // to an upstream that ends TLS, if it can be reached
 
 	// Of those whose TLS an upstream ends:
 
@@ -290,7 +291,7 @@ type TLSStats struct {
 // tlsCounters count for TLSStats.
 type tlsCounters struct {
 	tcpCounters
-	refused, unknown, broken, ended atomic.Uint64
+	refused, unknown, broken, ended, passedOn atomic.Uint64
 }
 
 // Stats returns what the ingress does and has done.
@@ -305,6 +306,7 @@ func (t *TLS) Stats() TLSStats {
 		Unknown:       c.unknown.Load(),
 		Broken:        c.broken.Load(),
 		Ended:         c.ended.Load(),
+		Passed:        c.passedOn.Load(),
 		Failed:        c.failures(),
 		Received:      c.received.Load(),
 		Sent:          c.sent.Load(),

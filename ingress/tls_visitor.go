@@ -252,6 +252,7 @@ func (v *tlsVisitor) serveRaw(name string, raw []byte) {
 		log.Debug("visitor turned away")
 		return
 	}
+	v.t.counters.passedOn.Add(1)
 	v.conn.SetDeadline(time.Time{})
 	begin := time.Now()
 	o := opener{v.t.opts.Router, v.t.guard.Load(), v.t.opts.OpenTimeout, &v.t.counters.streams}

@@ -56,6 +56,7 @@ func newFixture(t *testing.T) *fixture {
 		Domain:   "example.com",
 		Hold:     -1,
 		TCPPorts: []ingress.PortRange{{First: 27100, Last: 27199}},
+		TLS:      &server.TLSOptions{Listen: "127.0.0.1:0", DevDir: t.TempDir()},
 		Dialects: []dialect.Dialect{native.New(native.Options{Session: session.Options{Budget: budget}})},
 		Auth:     a,
 	})

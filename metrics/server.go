@@ -55,6 +55,17 @@ var (
 	tcpReceived     = serverFamily.counter("adit_tcp_received_bytes_total", "Bytes from TCP visitors, once they have left.")
 	tcpSent         = serverFamily.counter("adit_tcp_sent_bytes_total", "Bytes to TCP visitors, once they have left.")
 
+	tlsHandshakes      = serverFamily.gauge("adit_tls_handshakes", "Visitors with TLS whose handshake is not over.")
+	tlsHandshakesLimit = serverFamily.gauge("adit_tls_handshakes_limit", "How many of them there may be.")
+	tlsAccepted        = serverFamily.counter("adit_tls_visitors_total", "Connections to the port for TLS so far.")
+	tlsResults         = serverFamily.counter("adit_tls_handshakes_total", "What became of them, by result: ended (the server ended TLS), passed (an upstream is to), refused (no TLS, or malformed), unknown (the name), broken, turned-away (over a limit).", "result")
+	tlsVisitors        = serverFamily.gauge("adit_tls_visitors", "Connections whose TLS an upstream ends.")
+	tlsLimit           = serverFamily.gauge("adit_tls_visitors_limit", "How many of them there may be.")
+	tlsErrors          = serverFamily.counter("adit_tls_errors_total", "Of them, those for which there was no stream, by the code of errors.md.", "code")
+	tlsReceived        = serverFamily.counter("adit_tls_received_bytes_total", "Bytes from them, once they have left.")
+	tlsSent            = serverFamily.counter("adit_tls_sent_bytes_total", "Bytes to them, once they have left.")
+	certificateEnd     = serverFamily.gauge("adit_certificate_expiry_timestamp_seconds", "When the first of the server's certificates expires; 0 if it has none from a file.")
+
 	streams        = serverFamily.gauge("adit_streams", "Open streams to agents.")
 	streamsOpened  = serverFamily.counter("adit_streams_opened_total", "Streams that were asked for.", "ingress")
 	streamsRefused = serverFamily.counter("adit_streams_refused_total", "Streams that agents refused, by the code of errors.md.", "ingress", "reason")
@@ -103,10 +114,11 @@ func (c *serverCollector) Collect(ch chan<- prometheus.Metric) {
 	sendBool(ch, draining, st.Draining)
 	collectHTTP(ch, &st.HTTP)
 	collectTCP(ch, &st.TCP)
+	collectTLS(ch, &st)
 	collectAgents(ch, &st)
 
 	send(ch, streams, st.Streams)
-	for door, s := range map[string]ingress.StreamStats{"http": st.HTTP.Streams, "tcp": st.TCP.Streams} {
+	for door, s := range map[string]ingress.StreamStats{"http": st.HTTP.Streams, "tcp": st.TCP.Streams, "tls": st.TLS.Streams} {
 		send(ch, streamsOpened, s.Opened, door)
 		for reason, n := range s.Refused {
 			send(ch, streamsRefused, n, door, reason)
@@ -178,6 +190,31 @@ func collectTCP(ch chan<- prometheus.Metric, st *ingress.TCPStats) {
 	}
 	send(ch, tcpReceived, st.Received)
 	send(ch, tcpSent, st.Sent)
+}
+
+func collectTLS(ch chan<- prometheus.Metric, all *server.Stats) {
+	st := &all.TLS
+	send(ch, tlsHandshakes, st.Handshakes)
+	send(ch, tlsHandshakesLimit, st.MaxHandshakes)
+	send(ch, tlsAccepted, st.Accepted)
+	for result, n := range map[string]uint64{
+		"ended": st.Ended, "passed": st.Passed, "refused": st.Refused, "unknown": st.Unknown,
+		"broken": st.Broken, "turned-away": st.TurnedAway,
+	} {
+		send(ch, tlsResults, n, result)
+	}
+	send(ch, tlsVisitors, st.Visitors)
+	send(ch, tlsLimit, st.MaxVisitors)
+	for code, n := range st.Failed {
+		send(ch, tlsErrors, n, code)
+	}
+	send(ch, tlsReceived, st.Received)
+	send(ch, tlsSent, st.Sent)
+	end := int64(0)
+	if !all.CertificateEnd.IsZero() {
+		end = all.CertificateEnd.Unix()
+	}
+	send(ch, certificateEnd, end)
 }
 
 func collectAgents(ch chan<- prometheus.Metric, st *server.Stats) {

@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"sync"
+	"time"
 
 	"adit/auth"
 	"adit/dialect"
@@ -106,7 +107,7 @@ type Stats struct {
 
 	HTTP  ingress.HTTPStats
 	TCP   ingress.TCPStats
-	TLS   *ingress.TLSStats // nil without Options.TLS
+	TLS   ingress.TLSStats // zero without Options.TLS
 	Route route.Stats
 
 	Handshakes     Tally // agents' handshakes by dialect and result
@@ -119,6 +120,8 @@ type Stats struct {
 	MaxTunnels     int   // for each session
 	Streams        int
 	Native         session.AcceptorStats
+
+	CertificateEnd time.Time // when the first one from a file expires; zero if there is none
 
 	Reloads, FailedReloads uint64
 	ReloadedAt             int64 // when it last went well, in Unix time; 0 if never
@@ -143,8 +146,10 @@ func (s *Server) Stats() Stats {
 		ReloadedAt:     s.reloadedAt.Load(),
 	}
 	if s.tls != nil {
-		t := s.tls.Stats()
-		st.TLS = &t
+		st.TLS = s.tls.Stats()
+	}
+	if s.certFiles != nil {
+		st.CertificateEnd = s.certFiles.End()
 	}
 	for _, k := range kinds {
 		st.Tunnels[[2]string{k}] = 0

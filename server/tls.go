@@ -150,7 +150,7 @@ func (s *Server) newTLS() {
 	if s.tlsLn == nil {
 		return
 	}
-	o := ingress.TLSOptions{Router: s.router(), HTTP: s.http, Ask: s.askFor, Logger: s.log}
+	o := ingress.TLSOptions{Router: s.router(), HTTP: s.http, Ask: s.askFor, OnVisit: s.opts.OnRequest, Logger: s.log}
 	if s.certs != nil {
 		o.Certificates = s.certs
 	}

@@ -171,7 +171,7 @@ func (s *Server) urlsFor(id tunnel.ID, hostnames []string, base url.URL) (urls [
 	switch {
 	case s.opts.Domain == "":
 		urls = append(urls, path.String())
-		if isLocal(base.Hostname()) && base.Scheme == "http" && base.Path == "" {
+		if isLocal(base.Hostname()) && (base.Scheme == "http" || s.certDev != nil) && base.Path == "" {
 			urls = append(urls, named.String())
 		}
 	case s.opts.PathMode:

@@ -114,6 +114,19 @@ func (f *Files) HasWildcard(domain string) bool {
 	return false
 }
 
+// End returns when the first of the certificates expires.
+func (f *Files) End() time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var first time.Time
+	for _, p := range f.pairs {
+		if end := p.cert.Leaf.NotAfter; first.IsZero() || end.Before(first) {
+			first = end
+		}
+	}
+	return first
+}
+
 // Watch reads files again when they have changed, until ctx ends. While those
 // of a pair cannot be used it keeps the certificate that it has.
 func (f *Files) Watch(ctx context.Context) {
