@@ -128,9 +128,14 @@ func (a *Authenticator) watch(opts Options) (err error) {
 	return err
 }
 
-// TakesCertificates reports whether agents' certificates are of use, so that
-// they are worth asking for in TLS handshakes.
-func (a *Authenticator) TakesCertificates() bool { return a.authorities != nil }
+// Authorities returns the certificates of those who sign agents', and nil if
+// agents' certificates are of no use.
+func (a *Authenticator) Authorities() *x509.CertPool {
+	if a.authorities == nil {
+		return nil
+	}
+	return a.authorities.get()
+}
 
 // Run keeps to what files and the key set say until ctx ends. It calls changed
 // after each change, from one goroutine at a time; sessions should then be

@@ -115,8 +115,8 @@ func TestCertificates(t *testing.T) {
 		c.URIs = uris(t, "adit:id:web-*", "adit:hostname:*.example.com", "spiffe://x/y")
 	}
 	a := authenticator(t, auth.Options{Authorities: writePEM(t, ca.cert)})
-	if !a.TakesCertificates() || authenticator(t, auth.Options{}).TakesCertificates() {
-		t.Error("TakesCertificates is wrong")
+	if a.Authorities() == nil || authenticator(t, auth.Options{}).Authorities() != nil {
+		t.Error("Authorities is wrong")
 	}
 	for _, tt := range []struct {
 		name     string

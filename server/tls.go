@@ -228,11 +228,16 @@ func (s *Server) askFor(name string) *x509.CertPool {
 	if bound {
 		add(e.Policy)
 	}
-	if agents := !bound && s.opts.Auth.TakesCertificates(); agents {
-		return x509.NewCertPool()
-	}
-	if !ask {
-		return nil
+	agents := s.opts.Auth.Authorities()
+	switch {
+	case bound || agents == nil:
+		if !ask {
+			return nil
+		}
+	case ask:
+		return x509.NewCertPool() // either may come
+	default:
+		return agents
 	}
 	pool := x509.NewCertPool()
 	if len(hints) == 1 {

@@ -181,13 +181,13 @@ func statusReason(e *carrier.StatusError) string {
 }
 
 // anotherCredential is the remedy for one that was good once.
-const anotherCredential = " (get a new one from whoever runs the server: the agent reads --secret-file again by itself, " + envToken + " takes a new start)"
+const anotherCredential = " (get a new one from whoever runs the server: the agent reads --secret-file and --cert again by itself, " + envToken + " takes a new start)"
 
 // remedy says what to do about a code of docs/errors.md.
 func remedy(code string) string {
 	switch code {
 	case string(auth.MissingCredential), string(auth.InvalidCredential):
-		return " (give the server's secret, or a token signed with it, in --secret-file or " + envToken + ")"
+		return " (give the server's secret or one of its tokens in --secret-file or " + envToken + ", or show a certificate with --cert)"
 	case string(auth.ExpiredCredential), string(auth.RevokedCredential):
 		return anotherCredential
 	case string(auth.NotYetValid):
