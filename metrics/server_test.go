@@ -1,10 +1,13 @@
 package metrics_test
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 )
@@ -132,5 +135,51 @@ func TestSeriesAreBounded(t *testing.T) {
 		if strings.Contains(text, secret) {
 			t.Errorf("%q shows", secret)
 		}
+	}
+}
+
+// What comes to the port for TLS.
+func TestTLSMetrics(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	pem, err := os.ReadFile(f.DevAuthority())
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	for config, ok := range map[*tls.Config]bool{
+		{RootCAs: roots, ServerName: "web.example.com"}:              true,
+		{RootCAs: x509.NewCertPool(), ServerName: "web.example.com"}: false, // does not trust us
+	} {
+		c, err := tls.Dial("tcp", f.TLSAddr().String(), config)
+		if (err == nil) != ok {
+			t.Errorf("got %v, want ok %v", err, ok)
+		}
+		if err == nil {
+			c.Close()
+		}
+	}
+	c, err := net.Dial("tcp", f.TLSAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(c, "this is no TLS at all")
+	io.ReadAll(c)
+	c.Close()
+	for _, tt := range []struct {
+		want   float64
+		name   string
+		labels []string
+	}{
+		{1, "adit_tls_handshakes_total", []string{"result", "ended"}},
+		{1, "adit_tls_handshakes_total", []string{"result", "broken"}},
+		{1, "adit_tls_handshakes_total", []string{"result", "refused"}},
+		{3, "adit_tls_visitors_total", nil},
+		{0, "adit_tls_visitors", nil},
+		{0, "adit_tls_errors_total", []string{"code", "unknown-name"}},
+		{0, "adit_streams_opened_total", []string{"ingress", "tls"}},
+	} {
+		f.becomes(t, tt.want, tt.name, tt.labels...)
 	}
 }

@@ -48,6 +48,9 @@ func (s *Server) Status() admin.Status {
 		Visitors: s.http.Visitors() + s.tcp.Visitors(),
 		Waiting:  s.table.Stats().Waiting,
 	}
+	if s.tls != nil {
+		st.Visitors += s.tls.Stats().Visitors
+	}
 	for _, b := range s.binders() {
 		st.Sessions++
 		st.Streams += b.streams()
