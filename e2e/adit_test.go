@@ -73,7 +73,7 @@ func (s *server) agentVia(t *testing.T, addr string, prefix []string, args ...st
 // settings from variables of the same prefix.
 func aditCommand(argv []string) *exec.Cmd {
 	c := exec.Command(argv[0], argv[1:]...)
-	c.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "ADIT_") })
+	c.Env = environ()
 	return c
 }
 
@@ -137,4 +137,10 @@ func startTCP(t *testing.T, upstream string) (s *server, a *process, port string
 	a = s.agent(t, "tcp", upstream, "--id", "raw", "--port", port)
 	waitAccepts(t, a, "127.0.0.1:"+port)
 	return s, a, port
+}
+
+// environ is the environment without what tells these tests what to do, since
+// adit refuses variables of its own that it does not know.
+func environ() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "ADIT_") })
 }

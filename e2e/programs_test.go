@@ -120,6 +120,7 @@ func try(ctx context.Context, limit time.Duration, program string, args ...strin
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	c := exec.CommandContext(ctx, program, args...)
+	c.Env = environ()
 	c.WaitDelay = time.Second
 	out, err := c.Output()
 	if err != nil {

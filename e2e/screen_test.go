@@ -49,7 +49,7 @@ func (term *terminal) run(args ...string) string {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	c := exec.CommandContext(ctx, term.tmux, append([]string{"-L", "adit", "-u"}, args...)...)
-	c.Env = append(os.Environ(), "TMUX_TMPDIR="+term.sockets, "LANG=C.UTF-8")
+	c.Env = append(environ(), "TMUX_TMPDIR="+term.sockets, "LANG=C.UTF-8")
 	out, err := c.CombinedOutput()
 	if err != nil {
 		term.t.Errorf("tmux %q: %v: %s", args, err, out)
