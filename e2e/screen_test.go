@@ -179,7 +179,7 @@ func TestScreen(t *testing.T) {
 	term.line("clear")
 	term.line(fmt.Sprintf("%s http %s --id web --server ws://%s --secret-file %s", binary, site, s.addr, wrong))
 	term.until(`^● refused  ws://\S+  again in \d+ s$`)
-	term.until(`--secret-file or ADIT_TOKEN\)$`)
+	term.until(`--secret-file or ADIT_TOKEN`)
 	term.run("send-keys", "C-c")
 	term.until(`^● stopped$`)
 	_, port, _ := net.SplitHostPort(s.addr)
