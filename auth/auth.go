@@ -48,6 +48,7 @@ type Identity struct {
 
 // A proof is what Recheck needs of a credential.
 type proof struct {
+	at     int               // generation of the authenticator before it looked at the credential
 	key    [sha256.Size]byte // digest of the key that the token is signed with, or of the secret
 	issued time.Time         // zero if the credential does not say
 	facts  facts             // for the rules of the grants file

@@ -138,19 +138,12 @@ func (a *Authenticator) Authorities() *x509.CertPool {
 }
 
 // Run keeps to what files and the key set say until ctx ends. It calls changed
-// after each change, from one goroutine at a time; sessions should then be
-// looked at again with Recheck.
+// after each change; sessions should then be looked at again with Recheck.
 func (a *Authenticator) Run(ctx context.Context, changed func()) {
-	var mu sync.Mutex
-	one := func() {
-		mu.Lock()
-		defer mu.Unlock()
-		changed()
-	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	if a.keys != nil {
-		wg.Go(func() { a.keys.run(ctx, a.log, one) })
+		wg.Go(func() { a.keys.run(ctx, a.log) })
 	}
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
@@ -166,7 +159,7 @@ func (a *Authenticator) Run(ctx context.Context, changed func()) {
 		if v := a.version(); v != seen {
 			seen = v
 			a.log.Info("credentials reloaded")
-			one()
+			changed()
 		}
 	}
 }
@@ -238,9 +231,13 @@ func (a *Authenticator) reload() error {
 	return errors.Join(problems...)
 }
 
+// version returns a number that grows with each change of what is in force.
 func (a *Authenticator) version() (n int) {
 	for _, s := range a.sources() {
 		n += s.at()
+	}
+	if a.keys != nil {
+		n += a.keys.at()
 	}
 	return n
 }

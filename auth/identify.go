@@ -28,10 +28,12 @@ var (
 // Authenticate turns a claim into an identity. Its error is an *Error. If the
 // claim asks for an ID, the identity is allowed to bind it.
 func (a *Authenticator) Authenticate(ctx context.Context, c Claim) (*Identity, error) {
+	at := a.version()
 	id, err := a.identify(ctx, c)
 	if err != nil {
 		return nil, err
 	}
+	id.proof.at = at
 	if id.Scope.IsZero() {
 		return nil, errNothing
 	}
@@ -183,6 +185,10 @@ func (a *Authenticator) Recheck(i *Identity) (*Identity, error) {
 	if !i.Expires.IsZero() && !time.Now().Before(i.Expires) {
 		return nil, errExpired
 	}
+	at := a.version()
+	if i.proof.at == at { // nothing has changed
+		return i, nil
+	}
 	withdrawn := &Error{RevokedCredential, "the key of the credential was withdrawn"}
 	now := *i
 	switch i.Kind {
@@ -195,7 +201,11 @@ func (a *Authenticator) Recheck(i *Identity) (*Identity, error) {
 			return nil, err
 		}
 	case KindCertificate:
-		return a.again(a.byCertificate(i.proof.certs))
+		again, err := a.byCertificate(i.proof.certs)
+		if err != nil {
+			return nil, err
+		}
+		now = *again
 	case KindJWT:
 		if !a.hasSecret(i.proof.key) && (a.keys == nil || !a.keys.has(i.proof.key)) {
 			return nil, withdrawn
@@ -209,14 +219,11 @@ func (a *Authenticator) Recheck(i *Identity) (*Identity, error) {
 	default: // somebody else has looked at it
 		return i, nil
 	}
-	return a.again(&now, nil)
-}
-
-func (a *Authenticator) again(i *Identity, err error) (*Identity, error) {
-	if err == nil && i.Scope.IsZero() {
+	if now.Scope.IsZero() {
 		return nil, errNothing
 	}
-	return i, err
+	now.proof.at = at
+	return &now, nil
 }
 
 func checkSubject(s string) error {

@@ -42,6 +42,7 @@ type KeySet struct {
 
 	mu      sync.Mutex // guards the fields below
 	keys    []publicKey
+	changes int           // of keys
 	got     time.Time     // when keys was had
 	looked  time.Time     // when the last look began
 	looking chan struct{} // closed at the end of the look that is going on or asked for; nil if none is
@@ -203,6 +204,13 @@ func (k *KeySet) wait(ctx context.Context, done <-chan struct{}) error {
 	return err
 }
 
+// at returns a number that grows when the keys of a URL change.
+func (k *KeySet) at() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.changes
+}
+
 // has reports whether a key is in force still.
 func (k *KeySet) has(sum [sha256.Size]byte) bool {
 	var keys []publicKey
@@ -235,8 +243,8 @@ func choose(keys []publicKey, alg, kid string) (found []signingKey) {
 	return found
 }
 
-// run looks at the URL until ctx ends. It calls changed when the keys have.
-func (k *KeySet) run(ctx context.Context, log *slog.Logger, changed func()) {
+// run looks at the URL until ctx ends.
+func (k *KeySet) run(ctx context.Context, log *slog.Logger) {
 	if k.url == nil {
 		return
 	}
@@ -258,7 +266,7 @@ func (k *KeySet) run(ctx context.Context, log *slog.Logger, changed func()) {
 		k.looked = time.Now()
 		k.mu.Unlock()
 		keys, err := k.fetch(ctx)
-		other := k.looksEnd(keys, err)
+		k.lookEnds(keys, err)
 		next := keysEvery
 		if err != nil {
 			next, again = again, min(2*again, keysEvery)
@@ -273,19 +281,17 @@ func (k *KeySet) run(ctx context.Context, log *slog.Logger, changed func()) {
 			last, again = "", keysAgain
 		}
 		timer.Reset(next)
-		if other {
-			changed()
-		}
 	}
 }
 
-// looksEnd takes over what was fetched, and reports whether it is something
-// new.
-func (k *KeySet) looksEnd(keys []publicKey, err error) (other bool) {
+// lookEnds takes over what was fetched, and wakes those who wait for it.
+func (k *KeySet) lookEnds(keys []publicKey, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err == nil {
-		other = !sameKeys(k.keys, keys)
+		if !sameKeys(k.keys, keys) {
+			k.changes++
+		}
 		k.keys, k.got = keys, time.Now()
 	}
 	if k.looking != nil {
@@ -296,7 +302,6 @@ func (k *KeySet) looksEnd(keys []publicKey, err error) (other bool) {
 	case <-k.now: // was asked for while this look was going on
 	default:
 	}
-	return other
 }
 
 func sameKeys(a, b []publicKey) bool {
