@@ -24,8 +24,12 @@ func dropIns() []dropIn {
 		{"wst-client", "Stand in for the client of websocktunnel", (*program).wstClient},
 		{"whclient", "Stand in for the client of webhooktunnel", (*program).whclient},
 		{"wstunnel", "Stand in for RightScale's wstunnel", (*program).wstunnel},
+		{"forest", "Stand in for forest/tunnel", (*program).forest},
 	}
 }
+
+// dropInLinks are the names of links to programs whose command has another name.
+var dropInLinks = map[string]string{"tunnel": "forest"}
 
 // dropInFor returns the program that args ask for, and its arguments: name is
 // what adit was called by.
@@ -33,7 +37,7 @@ func dropInFor(name string, args []string) (dropIn, []string, bool) {
 	name = strings.TrimSuffix(filepath.Base(name), ".exe")
 	for _, d := range dropIns() {
 		switch {
-		case name == d.name:
+		case name == d.name, dropInLinks[name] == d.name:
 			return d, args, true
 		case len(args) > 0 && args[0] == d.name:
 			return d, args[1:], true

@@ -1,0 +1,130 @@
+package forest
+
+import (
+	"encoding/json"
+	"slices"
+	"sync"
+)
+
+// maxKnown bounds the identifiers that a server remembers.
+const maxKnown = 1 << 16
+
+// Names of an agent's states, as the original lists them.
+const (
+	stateUnknown   = "ClientUnknown"
+	stateConnected = "ClientConnected"
+	stateClosed    = "ClientClosed"
+)
+
+// A registry knows the agents that are connected, and those that were. Its
+// methods are safe for concurrent use.
+type registry struct {
+	mu      sync.Mutex // guards the fields below
+	agents  map[string]*known
+	changed chan struct{} // closed, and replaced, when a session comes
+}
+
+// A known is an identifier that has connected.
+type known struct {
+	current, last string
+	sessions      []*session // the newest is last; visitors go there
+}
+
+func newRegistry() *registry {
+	return &registry{agents: make(map[string]*known), changed: make(chan struct{})}
+}
+
+// add takes a session in. Another with the same identifier goes on beside it,
+// since the agent that lost would come back and win. It reports false if too
+// many identifiers are known.
+func (r *registry) add(s *session) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := r.agents[s.claim.id]
+	if k == nil {
+		if len(r.agents) >= maxKnown {
+			return false
+		}
+		k = &known{current: stateUnknown}
+		r.agents[s.claim.id] = k
+	}
+	k.sessions = append(k.sessions, s)
+	k.become(stateConnected)
+	close(r.changed)
+	r.changed = make(chan struct{})
+	return true
+}
+
+func (r *registry) remove(s *session) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := r.agents[s.claim.id]
+	k.sessions = slices.DeleteFunc(k.sessions, func(o *session) bool { return o == s })
+	if len(k.sessions) == 0 {
+		k.become(stateClosed)
+	}
+}
+
+func (k *known) become(state string) {
+	if k.current != state {
+		k.last, k.current = k.current, state
+	}
+}
+
+// pick returns the session that visitors of id are to use, or nil: the newest
+// one that gives signs of life, if any does. changed is closed when a session
+// comes after that.
+func (r *registry) pick(id string) (s *session, changed <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := r.agents[id]
+	if k == nil {
+		return nil, r.changed
+	}
+	for _, o := range slices.Backward(k.sessions) {
+		select {
+		case <-o.done:
+			continue
+		default:
+		}
+		if !o.doubt.Load() {
+			return o, r.changed
+		}
+		if s == nil {
+			s = o
+		}
+	}
+	return s, r.changed
+}
+
+// state returns the state of id; it is empty if it never connected.
+func (r *registry) state(id string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if k := r.agents[id]; k != nil {
+		return k.current
+	}
+	return ""
+}
+
+func (r *registry) sessions() (all []*session) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, k := range r.agents {
+		all = append(all, k.sessions...)
+	}
+	return all
+}
+
+// list is the answer to GET /clients.
+func (r *registry) list() []byte {
+	type states struct{ CurrentState, LastState string }
+	r.mu.Lock()
+	all := make(map[string]states, len(r.agents))
+	for id, k := range r.agents {
+		all[id] = states{k.current, k.last}
+	}
+	r.mu.Unlock()
+	b, _ := json.Marshal(all) // strings alone
+	return b
+}

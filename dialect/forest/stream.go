@@ -1,0 +1,192 @@
+package forest
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/yamux"
+
+	"adit/tunnel"
+)
+
+// maxFrame bounds a data frame, so that frames of other streams, and pings, do
+// not wait long behind it on a slow link.
+const maxFrame = 64 << 10
+
+// maxFrameOld is that for originals, whose pings have 10 s.
+const maxFrameOld = 32 << 10
+
+// holdBack is how long a stream to an original agent has to be silent before
+// the end of the visitor's direction, which the original takes for the end of
+// both, is passed on while an answer may be on its way.
+const holdBack = time.Second
+
+// A stream is one stream of a session, with ends that the peer understands.
+type stream struct {
+	st   *yamux.Stream
+	conn *muxConn
+	ours bool // the peer is of this package: features.halfClose
+	hold bool // the end of the direction to the peer is held back, see holdBack
+	max  int  // bytes of a frame
+
+	mu        sync.Mutex // guards the fields below
+	readEnd   bool       // Read returned io.EOF
+	writeEnd  bool       // CloseWrite was called
+	closed    bool
+	asked     bool        // the last bytes went to the peer
+	last      time.Time   // bytes passed, either way
+	finTimer  *time.Timer // sends the end that is held back
+	onClose   func()
+	closeOnce sync.Once
+}
+
+var (
+	_ net.Conn          = (*stream)(nil)
+	_ tunnel.HalfCloser = (*stream)(nil)
+	_ tunnel.Resetter   = (*stream)(nil)
+)
+
+func newStream(st *yamux.Stream, conn *muxConn, f features, onClose func()) *stream {
+	s := &stream{st: st, conn: conn, ours: f.halfClose, max: maxFrame, last: time.Now(), onClose: onClose}
+	if !s.ours {
+		s.max = maxFrameOld
+	}
+	return s
+}
+
+func (s *stream) Read(p []byte) (int, error) {
+	n, err := s.st.Read(p)
+	if n > 0 && s.ours {
+		return n, nil // nothing below is about it
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n > 0 {
+		s.asked, s.last = false, time.Now()
+	}
+	if err == io.EOF {
+		if s.closed {
+			return n, net.ErrClosed
+		}
+		s.readEnd = true
+	}
+	return n, s.errorOf(err)
+}
+
+func (s *stream) Write(p []byte) (total int, err error) {
+	for len(p) > 0 {
+		n, err := s.st.Write(p[:min(len(p), s.max)])
+		total += n
+		if err != nil {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return total, s.errorOf(err)
+		}
+		p = p[n:]
+	}
+	if !s.ours {
+		s.mu.Lock()
+		s.asked, s.last = true, time.Now()
+		s.mu.Unlock()
+	}
+	return total, nil
+}
+
+// errorOf returns err as other conns have it. s.mu is held.
+func (s *stream) errorOf(err error) error {
+	switch {
+	case err == nil || err == io.EOF:
+		return err
+	case s.closed:
+		return net.ErrClosed
+	case errors.Is(err, yamux.ErrConnectionReset):
+		return &tunnel.ResetError{Code: tunnel.ResetUpstream}
+	case errors.Is(err, yamux.ErrSessionShutdown):
+		return tunnel.ErrClosed
+	}
+	return err
+}
+
+// CloseWrite ends the direction to the peer. To an original that is the end of
+// both; so while an answer may be on its way it waits until the stream has been
+// idle.
+func (s *stream) CloseWrite() error {
+	s.mu.Lock()
+	if s.writeEnd || s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.writeEnd = true
+	if s.hold && s.asked && !s.readEnd {
+		s.finTimer = time.AfterFunc(holdBack, s.finWhenIdle)
+		s.mu.Unlock()
+		return nil
+	}
+	s.mu.Unlock()
+	return s.st.Close()
+}
+
+func (s *stream) finWhenIdle() {
+	s.mu.Lock()
+	idle := time.Since(s.last)
+	if s.closed {
+		s.mu.Unlock()
+		return
+	}
+	if idle < holdBack {
+		s.finTimer.Reset(holdBack - idle)
+		s.mu.Unlock()
+		return
+	}
+	s.mu.Unlock()
+	s.st.Close()
+}
+
+// Close ends both directions. A peer of this package is told with a reset,
+// unless both had ended already.
+func (s *stream) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	clean := s.readEnd && s.writeEnd
+	if s.finTimer != nil {
+		s.finTimer.Stop()
+	}
+	s.mu.Unlock()
+	return s.end(!clean)
+}
+
+// Reset ends both directions with an error. The code is not transmitted.
+func (s *stream) Reset(tunnel.ResetCode, string) error { return s.Close() }
+
+func (s *stream) end(abort bool) error {
+	err := s.st.Close()
+	if s.ours && abort {
+		// The far side answers a reset with one, which ends what is left here.
+		s.conn.reset(s.st.StreamID())
+	}
+	s.st.SetDeadline(time.Unix(1, 0))
+	s.closeOnce.Do(func() {
+		if s.onClose != nil {
+			s.onClose()
+		}
+	})
+	return err
+}
+
+func (s *stream) LocalAddr() net.Addr  { return s.st.LocalAddr() }
+func (s *stream) RemoteAddr() net.Addr { return s.st.RemoteAddr() }
+
+func (s *stream) SetDeadline(t time.Time) error      { return s.st.SetDeadline(t) }
+func (s *stream) SetReadDeadline(t time.Time) error  { return s.st.SetReadDeadline(t) }
+func (s *stream) SetWriteDeadline(t time.Time) error { return s.st.SetWriteDeadline(t) }
+
+// whole hides CloseWrite, so that a relay takes the end of the other direction
+// for that of both.
+type whole struct{ net.Conn }

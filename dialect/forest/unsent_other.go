@@ -1,0 +1,7 @@
+//go:build !linux
+
+package forest
+
+import "net"
+
+func limitUnsent(net.Conn) {}

@@ -1,0 +1,162 @@
+package forest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"adit/internal/clienthello"
+	"adit/internal/relay"
+	"adit/tunnel"
+)
+
+const (
+	// helloTime is how long a visitor of a port with host names may take to say
+	// a name. Who says none in time gets what takes everybody, if there is such.
+	helloTime = 5 * time.Second
+
+	// comeback is how long a visitor waits for an agent that is not there: one
+	// that restarts takes less.
+	comeback = 2 * time.Second
+)
+
+// visit serves one visitor.
+func (s *Server) visit(ctx context.Context, l *listener, conn net.Conn) {
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	entries := *l.entries.Load()
+	host, early, alert := hello(conn, entries)
+	e := choose(entries, host)
+	if e == nil {
+		if alert != 0 {
+			conn.SetWriteDeadline(time.Now().Add(time.Second))
+			conn.Write(clienthello.AppendAlert(nil, alert))
+		}
+		s.debugf("%s came to %s for the name %q, which no tunnel has", conn.RemoteAddr(), conn.LocalAddr(), host)
+		return
+	}
+	st, old, err := s.open(ctx, e, host, conn)
+	if err != nil {
+		s.debugf("%s came to %s and is not served: %s: %v", conn.RemoteAddr(), conn.LocalAddr(), e.ClientIdentifier, err)
+		return
+	}
+	stopStream := context.AfterFunc(ctx, func() { st.Close() })
+	defer stopStream()
+	if e.HaProxyProxyProtocol {
+		if _, err := st.Write(proxyLine(conn)); err != nil {
+			st.Close()
+			return
+		}
+	}
+	if len(early) > 0 {
+		if _, err := st.Write(early); err != nil {
+			st.Close()
+			return
+		}
+	}
+	visitor := conn
+	if old {
+		visitor = whole{conn} // an original ends both directions at once
+	}
+	relay.Relay(visitor, st, relay.Options{Abort: func(c net.Conn, _ error) {
+		if w, ok := c.(whole); ok {
+			c = w.Conn
+		}
+		tunnel.Abort(c, tunnel.ResetUpstream, "")
+	}})
+}
+
+// hello reads the name that a visitor asks for by TLS, if the entries differ by
+// it: otherwise nothing is read, so that upstreams may speak first. alert is
+// for a visitor who speaks TLS and whom no entry takes.
+func hello(conn net.Conn, entries []Entry) (host string, early []byte, alert byte) {
+	needed := false
+	for _, e := range entries {
+		needed = needed || !e.anyName()
+	}
+	if !needed {
+		return "", nil, 0
+	}
+	conn.SetReadDeadline(time.Now().Add(helloTime))
+	defer conn.SetReadDeadline(time.Time{})
+	var s clienthello.Scanner
+	buf := make([]byte, 0, 4096)
+	for {
+		if len(buf) == cap(buf) {
+			if len(buf) >= clienthello.MaxBytes {
+				return "", buf, clienthello.AlertRecordOverflow
+			}
+			buf = append(make([]byte, 0, 2*cap(buf)), buf...)
+		}
+		n, err := conn.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if n > 0 {
+			done, serr := s.Scan(buf)
+			if serr == nil && done {
+				var h clienthello.Hello
+				if h, serr = s.Hello(); serr == nil {
+					return h.ServerName, buf, clienthello.AlertUnrecognizedName
+				}
+			}
+			if serr != nil {
+				if e, ok := errors.AsType[*clienthello.Error](serr); ok {
+					alert = e.Alert
+				}
+				return "", buf, alert
+			}
+		}
+		if err != nil {
+			return "", buf, 0
+		}
+	}
+}
+
+// open opens a stream for a visitor, with a session that there is or comes
+// soon. old says that the agent is an original.
+func (s *Server) open(ctx context.Context, e *Entry, host string, conn net.Conn) (st net.Conn, old bool, err error) {
+	patience := time.NewTimer(comeback)
+	defer patience.Stop()
+	info := tunnel.StreamInfo{Service: e.service(), Protocol: "tcp", Host: host, Visitor: addrPort(conn.RemoteAddr()), Local: addrPort(conn.LocalAddr())}
+	for {
+		sess, changed := s.agents.pick(e.ClientIdentifier)
+		if sess != nil {
+			st, err := sess.OpenStream(ctx, info)
+			if err == nil {
+				return st, !sess.features.halfClose, nil
+			}
+			if !errors.Is(err, tunnel.ErrClosed) {
+				return nil, false, err
+			}
+		}
+		select {
+		case <-changed:
+		case <-patience.C:
+			return nil, false, tunnel.ErrOffline
+		case <-ctx.Done():
+			return nil, false, ctx.Err()
+		}
+	}
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		ap := t.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}
+
+// proxyLine is version 1 of the PROXY protocol (haproxy's proxy-protocol.txt,
+// section 2.1).
+func proxyLine(conn net.Conn) []byte {
+	from, to := addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr())
+	family := "TCP4"
+	if to.Addr().Is6() {
+		family = "TCP6"
+	}
+	return fmt.Appendf(nil, "PROXY %s %s %s %d %d\r\n", family, from.Addr().WithZone(""), to.Addr().WithZone(""), from.Port(), to.Port())
+}
