@@ -163,13 +163,13 @@ func (a *Agent) upstream(r request) (network, addr string, ok bool) {
 // serve connects one stream to its service.
 func (a *Agent) serve(ctx context.Context, r request) {
 	if r.busy {
-		a.answer(r, answerBusy)
+		r.stream.refuse(tunnel.RefuseBusy, "")
 		return
 	}
 	network, addr, ok := a.upstream(r)
 	if !ok {
 		a.log.Printf("the server asks for the service %q (port %d), which there is not", r.Service, r.LocalPort)
-		a.answer(r, answerUnknownService)
+		r.stream.refuse(tunnel.RefuseUnknownService, "")
 		return
 	}
 	dialCtx, cancel := context.WithTimeout(ctx, answerTime)
@@ -177,16 +177,16 @@ func (a *Agent) serve(ctx context.Context, r request) {
 	cancel()
 	if err != nil {
 		a.log.Printf("service %q: %v", r.Service, err)
-		code := byte(answerRefused)
+		code := tunnel.RefuseUpstreamRefused
 		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
-			code = answerTimeout
+			code = tunnel.RefuseUpstreamTimeout
 		}
-		a.answer(r, code)
+		r.stream.refuse(code, "")
 		return
 	}
 	stop := context.AfterFunc(ctx, func() { up.Close() })
 	defer stop()
-	if err := a.answer(r, answerOpen); err != nil {
+	if err := r.stream.accept(); err != nil {
 		up.Close()
 		return
 	}
@@ -201,19 +201,4 @@ func (a *Agent) serve(ctx context.Context, r request) {
 		}
 		tunnel.Abort(c, tunnel.ResetUpstream, "")
 	}})
-}
-
-// answer tells a server that waits for it what becomes of its request, and ends
-// the stream if nothing does.
-func (a *Agent) answer(r request, code byte) error {
-	if r.stream.ours && r.features.answer {
-		_, err := r.stream.Write([]byte{code})
-		if err != nil {
-			return err
-		}
-	}
-	if code != answerOpen {
-		return r.stream.CloseWrite()
-	}
-	return nil
 }

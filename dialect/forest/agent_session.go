@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/yamux"
+
+	"adit/tunnel"
 )
 
 // maxStreams bounds the streams of one session at the agent.
@@ -103,9 +105,34 @@ func handshake(conn net.Conn, headers string) (*agentSession, error) {
 // A request is what a server asks a stream for.
 type request struct {
 	message
-	features features
-	stream   *stream
-	busy     bool // there are too many streams
+	stream *asked
+	busy   bool // there are too many streams
+}
+
+// An asked is a stream that the server waits for. To originals there is no other
+// answer than its end.
+type asked struct {
+	*stream
+	answers bool // features.answer
+}
+
+// accept says that there is an upstream.
+func (s *asked) accept() error {
+	if !s.answers {
+		return nil
+	}
+	_, err := s.Write([]byte{answerOpen})
+	return err
+}
+
+// refuse says why there is none, and ends the direction to the server.
+func (s *asked) refuse(code tunnel.RefuseCode, reason string) error {
+	if s.answers {
+		if _, err := s.Write(append([]byte{byte(code)}, reason[:min(len(reason), maxReason)]...)); err != nil {
+			return err
+		}
+	}
+	return s.CloseWrite()
 }
 
 // run hands each stream to serve, in a goroutine of its own, until the session
@@ -140,7 +167,7 @@ func (s *agentSession) read(ctx context.Context, wg *sync.WaitGroup, serve func(
 		if err != nil {
 			return fmt.Errorf("open a stream: %w", err)
 		}
-		req := request{message: m, features: s.features, stream: newStream(st, s.conn, s.features, nil), busy: s.mux.NumStreams() > maxStreams}
+		req := request{message: m, stream: &asked{newStream(st, s.conn, s.features, wg, nil), s.features.answer}, busy: s.mux.NumStreams() > maxStreams}
 		wg.Go(func() {
 			defer req.stream.Close()
 			serve(ctx, req)

@@ -185,7 +185,8 @@ func TestGoldenServer(t *testing.T) {
 			if strings.HasPrefix(name, "two") {
 				config.TunnelControlPort, config.ManagementPort = 1, 2
 			}
-			_, addr := startServer(t, config)
+			s, addr := startServer(t, config)
+			_, changed := s.agents.pick("TestClient1")
 			conn, err := net.Dial("tcp", addr[0])
 			if err != nil {
 				t.Fatal(err)
@@ -210,6 +211,7 @@ func TestGoldenServer(t *testing.T) {
 					continue
 				case strings.HasPrefix(e.Body, "{"):
 					if visitor == nil {
+						<-changed
 						set := fmt.Sprintf(`[{"ClientIdentifier":"TestClient1","ListenAddress":"127.0.0.1","ListenPort":%d,"BackEndService":"fooService","HaProxyProxyProtocol":true}]`, front)
 						if config.twoPort() {
 							set = fmt.Sprintf(`[{"ClientIdentifier":"TestClient1","FrontEndListenPort":%d,"BackEndPort":43711,"HaProxyProxyProtocol":true}]`, front)

@@ -33,6 +33,8 @@ type session struct {
 
 	asks    chan *place // for the writer, in the order of the messages
 	done    chan struct{}
+	ended   chan struct{}  // closed when run has returned
+	drains  sync.WaitGroup // of streams that are closed
 	streams atomic.Int64
 	doubt   atomic.Bool // the agent has been silent for suspectAfter
 
@@ -89,12 +91,15 @@ func acceptSession(conn *muxConn, c claim, f features) (*session, error) {
 		control:  control,
 		asks:     make(chan *place, maxAsked),
 		done:     make(chan struct{}),
+		ended:    make(chan struct{}),
 	}, nil
 }
 
 // run serves the session until it ends, and returns why. It owns all goroutines
 // of the session. Visitors may come once it has begun, or before.
 func (s *session) run(parent context.Context) error {
+	defer close(s.ended)
+	defer s.drains.Wait()
 	ctx, cancel := context.WithCancelCause(parent)
 	stop := context.AfterFunc(ctx, func() { s.mux.Close() })
 	defer stop()
@@ -198,15 +203,16 @@ func (s *session) read() error {
 func (s *session) ID() tunnel.ID         { return s.id }
 func (s *session) Done() <-chan struct{} { return s.done }
 
-// Close ends the session; run returns.
+// Close ends the session, and waits until run has returned.
 func (s *session) Close() error {
 	select {
 	case <-s.done:
-		return nil
 	default:
+		s.mux.GoAway()
+		s.mux.Close()
 	}
-	s.mux.GoAway()
-	return s.mux.Close()
+	<-s.ended
+	return nil
 }
 
 // OpenStream asks for a stream to info.Service, the name of a service or the
@@ -235,7 +241,7 @@ func (s *session) OpenStream(ctx context.Context, info tunnel.StreamInfo) (net.C
 	select {
 	case st := <-p.got:
 		s.streams.Add(1)
-		c := newStream(st, s.conn, s.features, func() { s.streams.Add(-1) })
+		c := newStream(st, s.conn, s.features, &s.drains, func() { s.streams.Add(-1) })
 		c.hold = !s.features.halfClose
 		if err := s.answered(ctx, c); err != nil {
 			c.Close()
@@ -256,31 +262,22 @@ func (s *session) answered(ctx context.Context, c *stream) error {
 	}
 	stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })
 	var code [1]byte
+	defer stop()
 	_, err := io.ReadFull(c, code[:])
+	if err == nil && code[0] != answerOpen {
+		reason, _ := io.ReadAll(io.LimitReader(c, maxReason)) // what there is of it
+		return &tunnel.RefusedError{Code: tunnel.RefuseCode(code[0]), Reason: string(reason)}
+	}
 	if !stop() && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	switch {
-	case err != nil:
-		select {
-		case <-s.done:
-			return tunnel.ErrClosed
-		default:
-			return &tunnel.RefusedError{Code: tunnel.RefuseInternal}
-		}
-	case code[0] == answerOpen:
+	if err == nil {
 		return nil
 	}
-	refused := tunnel.RefuseInternal
-	switch code[0] {
-	case answerUnknownService:
-		refused = tunnel.RefuseUnknownService
-	case answerRefused:
-		refused = tunnel.RefuseUpstreamRefused
-	case answerTimeout:
-		refused = tunnel.RefuseUpstreamTimeout
-	case answerBusy:
-		refused = tunnel.RefuseBusy
+	select {
+	case <-s.done:
+		return tunnel.ErrClosed
+	default:
+		return &tunnel.RefusedError{Code: tunnel.RefuseInternal}
 	}
-	return &tunnel.RefusedError{Code: refused}
 }

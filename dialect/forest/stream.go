@@ -4,7 +4,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -19,6 +21,9 @@ const maxFrame = 64 << 10
 // maxFrameOld is that for originals, whose pings have 10 s.
 const maxFrameOld = 32 << 10
 
+// drainTime is how long a peer may keep a direction open that nobody reads.
+const drainTime = 30 * time.Second
+
 // holdBack is how long a stream to an original agent has to be silent before
 // the end of the visitor's direction, which the original takes for the end of
 // both, is passed on while an answer may be on its way.
@@ -28,19 +33,22 @@ const holdBack = time.Second
 type stream struct {
 	st   *yamux.Stream
 	conn *muxConn
-	ours bool // the peer is of this package: features.halfClose
-	hold bool // the end of the direction to the peer is held back, see holdBack
-	max  int  // bytes of a frame
+	ours bool            // the peer is of this package: features.halfClose
+	hold bool            // the end of the direction to the peer is held back, see holdBack
+	max  int             // bytes of a frame
+	wg   *sync.WaitGroup // of the session's goroutines; may be nil
 
-	mu        sync.Mutex // guards the fields below
-	readEnd   bool       // Read returned io.EOF
-	writeEnd  bool       // CloseWrite was called
-	closed    bool
-	asked     bool        // the last bytes went to the peer
-	last      time.Time   // bytes passed, either way
-	finTimer  *time.Timer // sends the end that is held back
-	onClose   func()
-	closeOnce sync.Once
+	readBy, writeBy atomic.Int64 // deadlines, in UnixNano; 0 means none
+	readMu          sync.Mutex   // held by Read
+
+	mu       sync.Mutex // guards the fields below
+	readEnd  bool       // Read returned io.EOF
+	writeEnd bool       // CloseWrite was called
+	closed   bool
+	asked    bool        // the last bytes went to the peer
+	last     time.Time   // bytes passed, either way
+	finTimer *time.Timer // sends the end that is held back
+	onClose  func()
 }
 
 var (
@@ -49,8 +57,8 @@ var (
 	_ tunnel.Resetter   = (*stream)(nil)
 )
 
-func newStream(st *yamux.Stream, conn *muxConn, f features, onClose func()) *stream {
-	s := &stream{st: st, conn: conn, ours: f.halfClose, max: maxFrame, last: time.Now(), onClose: onClose}
+func newStream(st *yamux.Stream, conn *muxConn, f features, wg *sync.WaitGroup, onClose func()) *stream {
+	s := &stream{st: st, conn: conn, wg: wg, ours: f.halfClose, max: maxFrame, last: time.Now(), onClose: onClose}
 	if !s.ours {
 		s.max = maxFrameOld
 	}
@@ -58,6 +66,11 @@ func newStream(st *yamux.Stream, conn *muxConn, f features, onClose func()) *str
 }
 
 func (s *stream) Read(p []byte) (int, error) {
+	s.readMu.Lock()
+	defer s.readMu.Unlock()
+	if err := s.usable(&s.readBy); err != nil || len(p) == 0 {
+		return 0, err
+	}
 	n, err := s.st.Read(p)
 	if n > 0 && s.ours {
 		return n, nil // nothing below is about it
@@ -67,16 +80,32 @@ func (s *stream) Read(p []byte) (int, error) {
 	if n > 0 {
 		s.asked, s.last = false, time.Now()
 	}
-	if err == io.EOF {
-		if s.closed {
-			return n, net.ErrClosed
-		}
+	switch {
+	case err != io.EOF:
+	case s.closed:
+		err = net.ErrClosed
+	case s.st.Session().IsClosed():
+		err = tunnel.ErrClosed // the library has a clean end for that
+	default:
 		s.readEnd = true
 	}
 	return n, s.errorOf(err)
 }
 
+// usable returns why an operation with a deadline cannot begin.
+func (s *stream) usable(by *atomic.Int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := by.Load(); s.closed || t != 0 && time.Now().UnixNano() >= t {
+		return s.errorOf(yamux.ErrTimeout)
+	}
+	return nil
+}
+
 func (s *stream) Write(p []byte) (total int, err error) {
+	if err := s.usable(&s.writeBy); err != nil {
+		return 0, err
+	}
 	for len(p) > 0 {
 		n, err := s.st.Write(p[:min(len(p), s.max)])
 		total += n
@@ -102,6 +131,8 @@ func (s *stream) errorOf(err error) error {
 		return err
 	case s.closed:
 		return net.ErrClosed
+	case errors.Is(err, yamux.ErrTimeout):
+		return os.ErrDeadlineExceeded
 	case errors.Is(err, yamux.ErrConnectionReset):
 		return &tunnel.ResetError{Code: tunnel.ResetUpstream}
 	case errors.Is(err, yamux.ErrSessionShutdown):
@@ -145,9 +176,14 @@ func (s *stream) finWhenIdle() {
 	s.st.Close()
 }
 
-// Close ends both directions. A peer of this package is told with a reset,
-// unless both had ended already.
-func (s *stream) Close() error {
+// Close ends both directions. What was written still arrives. A peer of this
+// package is told with a reset if it goes on to send.
+func (s *stream) Close() error { return s.close(false) }
+
+// Reset ends both directions with an error. Its code is not transmitted.
+func (s *stream) Reset(tunnel.ResetCode, string) error { return s.close(true) }
+
+func (s *stream) close(abort bool) error {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -155,37 +191,66 @@ func (s *stream) Close() error {
 	}
 	s.closed = true
 	clean := s.readEnd && s.writeEnd
+	drain := s.ours && !abort && !s.readEnd && s.wg != nil
 	if s.finTimer != nil {
 		s.finTimer.Stop()
 	}
 	s.mu.Unlock()
-	return s.end(!clean)
-}
-
-// Reset ends both directions with an error. The code is not transmitted.
-func (s *stream) Reset(tunnel.ResetCode, string) error { return s.Close() }
-
-func (s *stream) end(abort bool) error {
 	err := s.st.Close()
-	if s.ours && abort {
+	if s.ours && abort && !clean {
 		// The far side answers a reset with one, which ends what is left here.
 		s.conn.reset(s.st.StreamID())
 	}
 	s.st.SetDeadline(time.Unix(1, 0))
-	s.closeOnce.Do(func() {
-		if s.onClose != nil {
-			s.onClose()
-		}
-	})
+	if drain {
+		s.wg.Go(s.drain)
+	}
+	if s.onClose != nil {
+		s.onClose()
+	}
 	return err
+}
+
+// drain waits for the far side to end its direction too, and resets the stream
+// if it sends instead, or takes too long.
+func (s *stream) drain() {
+	s.readMu.Lock() // a Read of before has noticed
+	defer s.readMu.Unlock()
+	s.st.SetReadDeadline(time.Now().Add(drainTime))
+	var b [1]byte
+	if _, err := s.st.Read(b[:]); err != io.EOF {
+		s.conn.reset(s.st.StreamID())
+	}
 }
 
 func (s *stream) LocalAddr() net.Addr  { return s.st.LocalAddr() }
 func (s *stream) RemoteAddr() net.Addr { return s.st.RemoteAddr() }
 
-func (s *stream) SetDeadline(t time.Time) error      { return s.st.SetDeadline(t) }
-func (s *stream) SetReadDeadline(t time.Time) error  { return s.st.SetReadDeadline(t) }
-func (s *stream) SetWriteDeadline(t time.Time) error { return s.st.SetWriteDeadline(t) }
+func (s *stream) SetDeadline(t time.Time) error {
+	return errors.Join(s.SetReadDeadline(t), s.SetWriteDeadline(t))
+}
+
+func (s *stream) SetReadDeadline(t time.Time) error {
+	return s.setDeadline(&s.readBy, t, s.st.SetReadDeadline)
+}
+
+func (s *stream) SetWriteDeadline(t time.Time) error {
+	return s.setDeadline(&s.writeBy, t, s.st.SetWriteDeadline)
+}
+
+func (s *stream) setDeadline(by *atomic.Int64, t time.Time, set func(time.Time) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return net.ErrClosed
+	}
+	nano := int64(0)
+	if !t.IsZero() {
+		nano = t.UnixNano()
+	}
+	by.Store(nano)
+	return set(t)
+}
 
 // whole hides CloseWrite, so that a relay takes the end of the other direction
 // for that of both.

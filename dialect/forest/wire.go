@@ -85,14 +85,11 @@ func parseFeatures(values []string) (f features) {
 	return f
 }
 
-// Bytes that answer a message, see features.answer.
-const (
-	answerOpen           = 0
-	answerUnknownService = 1
-	answerRefused        = 2
-	answerTimeout        = 3
-	answerBusy           = 4
-)
+// answerOpen is the first byte on a stream that has an upstream, see
+// features.answer. Any other is a tunnel.RefuseCode, and text follows.
+const answerOpen = 0
+
+const maxReason = 256 // bytes of that text
 
 // A claim is what an agent's CONNECT request says of it.
 type claim struct {
