@@ -181,7 +181,7 @@ func statusReason(e *carrier.StatusError) string {
 }
 
 // anotherCredential is the remedy for one that was good once.
-const anotherCredential = " (get a new one from whoever runs the server: the agent reads --secret-file and --cert again by itself, " + envToken + " takes a new start)"
+const anotherCredential = " (get a new one: --secret-file and --cert are read again when they change, " + envToken + " takes a new start)"
 
 // remedy says what to do about a code of docs/errors.md.
 func remedy(code string) string {
