@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/url"
@@ -27,7 +28,9 @@ const wstunnelVersion = "1.0.7"
 
 // wstunnel is the program of that name.
 func (p *program) wstunnel(ctx context.Context, args []string) int {
-	w := &wstunnelRun{p: p, log: newWstunnelLog(p.out, logfmtStyle, "WStunnel")}
+	w := &wstunnelRun{p: p}
+	w.logTo(p.out, logfmtStyle, "WStunnel")
+	defer func() { w.flush() }()
 	mode := ""
 	if len(args) > 0 {
 		mode, args = args[0], args[1:]
@@ -56,7 +59,12 @@ type wstunnelRun struct {
 	log     *slog.Logger
 	pidFile string
 	logFile string
+	flush   func() // of log
 	closes  []func()
+}
+
+func (w *wstunnelRun) logTo(out io.Writer, style wstunnelStyle, pkg string) {
+	w.log, w.flush = newWstunnelLog(out, style, pkg)
 }
 
 func (w *wstunnelRun) crit(msg string, args ...any) {
@@ -70,6 +78,7 @@ func (w *wstunnelRun) fail(msg string, args ...any) int {
 }
 
 func (w *wstunnelRun) close() {
+	w.flush()
 	for _, c := range w.closes {
 		c()
 	}
@@ -102,7 +111,7 @@ func (w *wstunnelRun) writePid() error {
 
 func (w *wstunnelRun) openLog(pkg string) error {
 	if w.logFile == "" {
-		w.log = newWstunnelLog(w.p.out, logfmtStyle, pkg)
+		w.logTo(w.p.out, logfmtStyle, pkg)
 		return nil
 	}
 	f, err := os.OpenFile(w.logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
@@ -110,7 +119,7 @@ func (w *wstunnelRun) openLog(pkg string) error {
 		return err
 	}
 	w.closes = append(w.closes, func() { f.Close() })
-	w.log = newWstunnelLog(f, fileStyle, pkg)
+	w.logTo(f, fileStyle, pkg)
 	return nil
 }
 
@@ -150,7 +159,7 @@ func (w *wstunnelRun) serve(ctx context.Context, args []string) int {
 			return w.fail("Can't connect to syslog", "err", err)
 		}
 		w.closes = append(w.closes, done)
-		w.log = newWstunnelLog(out, syslogStyle, "WStunsrv")
+		w.logTo(out, syslogStyle, "WStunsrv")
 	default:
 		if err := w.openLog("WStunsrv"); err != nil {
 			return w.fail("Can't create log file", "path", w.logFile, "err", err)

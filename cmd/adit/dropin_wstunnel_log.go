@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,11 +21,29 @@ type wstunnelStyle func(b []byte, at time.Time, level slog.Level, msg string) []
 // logfmtStyle is that of standard output.
 func logfmtStyle(b []byte, at time.Time, level slog.Level, msg string) []byte {
 	b = append(b, "t="...)
-	b = at.AppendFormat(b, "2006-01-02T15:04:05-0700")
+	b = appendSecond(b, at)
 	b = append(b, " lvl="...)
 	b = append(b, wstunnelLevel(level)...)
 	b = append(b, " msg="...)
 	return appendLogValue(b, msg)
+}
+
+// A second is the text of one.
+type second struct {
+	unix int64
+	text string
+}
+
+var lastSecond atomic.Pointer[second]
+
+// appendSecond appends a time, whose text is mostly that of the line before.
+func appendSecond(b []byte, at time.Time) []byte {
+	last := lastSecond.Load()
+	if last == nil || last.unix != at.Unix() {
+		last = &second{at.Unix(), at.Format("2006-01-02T15:04:05-0700")}
+		lastSecond.Store(last)
+	}
+	return append(b, last.text...)
 }
 
 // fileStyle is that of a log file.
@@ -54,16 +73,62 @@ func wstunnelLevel(l slog.Level) string {
 }
 
 // newWstunnelLog returns a logger that writes the original's lines.
-func newWstunnelLog(out io.Writer, style wstunnelStyle, pkg string) *slog.Logger {
-	h := &wstunnelHandler{style: style, mu: new(sync.Mutex), out: out}
-	return slog.New(h.WithAttrs([]slog.Attr{slog.String("pkg", pkg)}))
+// What is not important waits a moment for more of its kind; flush writes it.
+func newWstunnelLog(out io.Writer, style wstunnelStyle, pkg string) (log *slog.Logger, flush func()) {
+	lines := &gatheredLines{out: out}
+	h := &wstunnelHandler{style: style, lines: lines}
+	return slog.New(h.WithAttrs([]slog.Attr{slog.String("pkg", pkg)})), lines.flush
+}
+
+const (
+	// gatherTime is how long a line waits at the most.
+	gatherTime = 50 * time.Millisecond
+
+	// gatherSize is from when on lines wait no longer, in bytes.
+	gatherSize = 16 << 10
+)
+
+// gatheredLines writes many lines at once: a busy tunnel has four for each
+// request.
+type gatheredLines struct {
+	mu    sync.Mutex // guards the fields below, and is held while out is written
+	out   io.Writer
+	held  []byte
+	timer *time.Timer // nil unless something is held
+}
+
+func (g *gatheredLines) add(line []byte, now bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.held = append(g.held, line...)
+	if now || len(g.held) >= gatherSize {
+		g.flushLocked()
+	} else if g.timer == nil {
+		g.timer = time.AfterFunc(gatherTime, g.flush)
+	}
+}
+
+func (g *gatheredLines) flush() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.flushLocked()
+}
+
+func (g *gatheredLines) flushLocked() {
+	if g.timer != nil {
+		g.timer.Stop()
+		g.timer = nil
+	}
+	if len(g.held) > 0 {
+		g.out.Write(g.held)
+		g.held = g.held[:0]
+	}
 }
 
 type wstunnelHandler struct {
 	style wstunnelStyle
 	with  []byte // the fields of all lines
-	mu    *sync.Mutex
-	out   io.Writer // written with mu held
+	lines *gatheredLines
 }
 
 func (h *wstunnelHandler) Enabled(context.Context, slog.Level) bool { return true }
@@ -91,12 +156,10 @@ func (h *wstunnelHandler) Handle(_ context.Context, r slog.Record) error {
 		return true
 	})
 	b = append(b, '\n')
-	h.mu.Lock()
-	_, err := h.out.Write(b)
-	h.mu.Unlock()
+	h.lines.add(b, r.Level > slog.LevelInfo)
 	*line = b
 	logLines.Put(line)
-	return err
+	return nil
 }
 
 func appendLogField(b []byte, a slog.Attr) []byte {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"adit/internal/wsframe"
@@ -177,29 +178,38 @@ func TestClientReplay(t *testing.T) {
 	own := local.Addr().String()
 	script := make(chan string, 2) // raw answers
 	saw := make(chan string, 2)
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
+	var serving sync.WaitGroup
+	serve := func(conn net.Conn) {
+		defer conn.Close()
+		br := bufio.NewReader(conn)
+		for {
+			var raw bytes.Buffer
+			req, err := http.ReadRequest(bufio.NewReader(io.TeeReader(&oneByte{br}, &raw)))
+			if err != nil {
+				return
+			}
+			io.Copy(io.Discard, req.Body)
+			saw <- raw.String()
+			answer := <-script
+			io.WriteString(conn, answer)
+			if req.Close || strings.HasPrefix(answer, "HTTP/1.0 ") {
+				return
+			}
+		}
+	}
+	serving.Go(func() {
 		for {
 			conn, err := local.Accept()
 			if err != nil {
 				return
 			}
-			br := bufio.NewReader(conn)
-			var raw bytes.Buffer
-			req, err := http.ReadRequest(bufio.NewReader(io.TeeReader(&oneByte{br}, &raw)))
-			if err == nil {
-				io.Copy(io.Discard, req.Body)
-				saw <- raw.String()
-				io.WriteString(conn, <-script)
-			}
-			conn.Close()
+			serving.Go(func() { serve(conn) })
 		}
-	}()
-	defer func() {
+	})
+	t.Cleanup(func() {
 		local.Close()
-		<-served
-	}()
+		serving.Wait() // the client, which ends first, closes its connections
+	})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

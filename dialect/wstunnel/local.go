@@ -18,6 +18,7 @@ type local struct {
 	base      string
 	client    *http.Client
 	transport *http.Transport
+	direct    *direct
 	slots     chan struct{}
 }
 
@@ -31,11 +32,15 @@ func newLocal(opts *ClientOptions) *local {
 	if opts.Insecure {
 		l.transport.Proxy = nil // as the original
 	}
-	l.client = &http.Client{Transport: l.transport, CheckRedirect: l.redirect}
+	l.direct = newDirect(l.transport)
+	l.client = &http.Client{Transport: l.direct, CheckRedirect: l.redirect}
 	return l
 }
 
-func (l *local) close() { l.transport.CloseIdleConnections() }
+func (l *local) close() {
+	l.direct.close()
+	l.transport.CloseIdleConnections()
+}
 
 const maxRedirects = 10 // those of the original
 
