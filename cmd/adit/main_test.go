@@ -197,6 +197,8 @@ func TestUsageErrors(t *testing.T) {
 		{args: "server --public-url https://me:hidden@example.com", want: []string{"--public-url", "example.com"}},
 		{args: "server --tcp-ports 3000-2000", want: []string{"--tcp-ports", `"3000-2000"`, "1 to 65535"}},
 		{args: "server --trusted-proxies proxy", want: []string{"--trusted-proxies", `"proxy"`, "10.0.0.0/8"}},
+		{args: "server --trusted-proxies 0.0.0.0/0", want: []string{"--trusted-proxies", `"0.0.0.0/0"`, "10.0.0.0/8"}},
+		{args: "server --proxy-protocol-from 10.0.0.1,::/0", want: []string{"--proxy-protocol-from", `"::/0"`, "pass for another"}},
 		{args: "server --hold -1s", want: []string{"--hold", "-1s", "24h"}},
 		{args: "server --hold 5", want: []string{"--hold", `"5"`}},
 		{args: "server --grace 25h", want: []string{"--grace", "25h", "24h"}},

@@ -129,6 +129,9 @@ func checkAddress(flag, s string) error {
 	return nil
 }
 
+// parsePrefixes parses the addresses of those who are believed when they say
+// who somebody else is. To believe everybody would let each visitor pass for
+// another, and undo all rules about addresses.
 func parsePrefixes(flag string, list []string) ([]netip.Prefix, error) {
 	var prefixes []netip.Prefix
 	for _, s := range list {
@@ -139,6 +142,9 @@ func parsePrefixes(flag string, list []string) ([]netip.Prefix, error) {
 				return nil, usagef("--%s %q: want an address such as 10.0.0.1 or a prefix such as 10.0.0.0/8", flag, s)
 			}
 			p = netip.PrefixFrom(a, a.BitLen())
+		}
+		if p.Bits() == 0 {
+			return nil, usagef("--%s %q: with that every visitor could pass for another: name the addresses or networks that yours come from, such as 10.0.0.0/8", flag, s)
 		}
 		prefixes = append(prefixes, p)
 	}
