@@ -53,8 +53,11 @@ type Options struct {
 	// connection. An error is the end of it.
 	NextCertificate func(ctx context.Context) error
 
-	// Tunnels are what is exposed, at least one.
+	// Tunnels are what is exposed, at least one unless Forwards is set.
 	Tunnels []Tunnel
+
+	// Forwards says that the agent is there for OpenTarget too, or only.
+	Forwards bool
 
 	// Instance tells agents with the same ID apart: one that comes back
 	// takes over from its old self, another one shares the visitors. Empty
@@ -136,6 +139,8 @@ const (
 	steady = 10 * time.Second
 )
 
+var errStopped = errors.New("the agent has stopped")
+
 var errDrained = errors.New("the server takes no new streams")
 
 // An Agent keeps tunnels up. Its methods are safe for concurrent use.
@@ -144,6 +149,7 @@ type Agent struct {
 	log     *slog.Logger
 	dialer  *native.Dialer
 	tunnels *tunnelSet
+	present present
 
 	leaving func() // closes left
 	left    chan struct{}
@@ -161,7 +167,7 @@ func New(opts Options) (*Agent, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	if err := checkTunnels(opts.Tunnels); err != nil {
+	if err := checkTunnels(opts.Tunnels, opts.Forwards); err != nil {
 		return nil, err
 	}
 	if opts.Grace <= 0 {
@@ -221,7 +227,7 @@ func Run(ctx context.Context, opts Options) error {
 // It does not wait: State says what became of it. A tunnel that the server
 // refuses is tried again from time to time, and does not disturb the others.
 func (a *Agent) Update(tunnels []Tunnel) error {
-	if err := checkTunnels(tunnels); err != nil {
+	if err := checkTunnels(tunnels, a.opts.Forwards); err != nil {
 		return err
 	}
 	a.tunnels.update(tunnels)
@@ -238,6 +244,7 @@ func (a *Agent) Drain() { a.leaving() }
 // be called once.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.end()
+	defer a.present.end(errStopped)
 	ctx, cut := context.WithCancel(ctx)
 	defer cut()                               // before the wait in end
 	trying, cancel := context.WithCancel(ctx) // ends with Drain too
@@ -258,6 +265,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		if lasted >= steady {
 			b.Reset()
 		}
+		a.present.set(nil, err)
 		switch {
 		case trying.Err() != nil:
 			return nil
@@ -332,7 +340,9 @@ func (a *Agent) connect(ctx, trying context.Context) error {
 	st := newSitting(a)
 	present, _ := a.tunnels.snapshot()
 	d := *a.dialer
-	d.ID = present[0].ID
+	if len(present) > 0 {
+		d.ID = present[0].ID
+	}
 	shown := &shownToken{token: a.opts.Token}
 	if a.opts.Token != nil {
 		d.Token = shown.next
@@ -368,6 +378,7 @@ func (a *Agent) connect(ctx, trying context.Context) error {
 		return reason(err)
 	}
 	a.settled = true
+	a.present.set(s, nil)
 	st.tell()
 	if a.opts.OnRoundTrip != nil {
 		ctx, cancel := context.WithCancel(ctx)

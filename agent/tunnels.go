@@ -22,6 +22,7 @@ type Tunnel struct {
 	ID       tunnel.ID
 	Kind     dialect.Kind
 	Port     uint16 // public TCP port; 0 lets the server choose
+	Name     string // of a dialect.Service
 	Upstream *Upstream
 
 	// As in dialect.Binding. HTTP2 and PerVisitor need not be set for what is
@@ -41,6 +42,7 @@ func (t Tunnel) binding() dialect.Binding {
 		Kind:       t.Kind,
 		ID:         t.ID,
 		Port:       t.Port,
+		Name:       t.Name,
 		Hostnames:  t.Hostnames,
 		HTTP2:      t.http2(),
 		PerVisitor: t.PerVisitor || t.Kind == dialect.HTTP && t.Upstream.proxy != 0,
@@ -54,8 +56,10 @@ func (t Tunnel) same(u Tunnel) bool {
 	return t.Upstream == u.Upstream && t.ID == u.ID && reflect.DeepEqual(t.binding(), u.binding())
 }
 
-func checkTunnels(tunnels []Tunnel) error {
-	if len(tunnels) == 0 {
+// checkTunnels reports what is wrong with tunnels; none will say that there may
+// be none.
+func checkTunnels(tunnels []Tunnel, none bool) error {
+	if len(tunnels) == 0 && !none {
 		return errors.New("agent: no tunnels")
 	}
 	for i, t := range tunnels {

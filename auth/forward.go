@@ -19,19 +19,41 @@ type ForwardRule struct {
 	// IPv4-mapped IPv6.
 	Prefix netip.Prefix
 
+	// Socket is the path of a unix socket of the server. The other fields are
+	// zero then, as they are with ID.
+	Socket string
+
+	// ID and Service are patterns of what other agents offer, as for
+	// CheckPattern.
+	ID, Service string
+
 	Ports PortRange
 }
 
 var everyPort = PortRange{1, 65535}
 
-const wantRule = "want HOST:PORTS such as db.internal:5432, *.internal:1-1024, 10.0.0.0/8:* or [2001:db8::/32]:443"
+const wantRule = "want HOST:PORTS such as db.internal:5432, *.internal:1-1024, 10.0.0.0/8:* or [2001:db8::/32]:443, @ID/SERVICE such as @office/ssh, or unix:/path"
 
 // ParseForwardRule parses HOST:PORTS. HOST is a pattern of names, an address,
 // or a prefix; one of IPv6 is in brackets. PORTS is a port, two joined by '-',
-// or '*' for every port.
+// or '*' for every port. Services of other agents are @ID/SERVICE, both of them
+// patterns, and sockets of the server's machine unix:/path.
 func ParseForwardRule(s string) (ForwardRule, error) {
 	bad := func(why string) (ForwardRule, error) {
 		return ForwardRule{}, fmt.Errorf("forward rule %.80q: %s: %s", s, why, wantRule)
+	}
+	if path, ok := strings.CutPrefix(s, "unix:"); ok {
+		if err := (tunnel.Target{Network: tunnel.Unix, Host: path}).Check(); err != nil {
+			return bad(err.Error())
+		}
+		return ForwardRule{Socket: path}, nil
+	}
+	if name, ok := strings.CutPrefix(s, "@"); ok {
+		id, service, _ := strings.Cut(name, "/")
+		if !isNamePattern(id) || !isNamePattern(service) {
+			return bad("its ID or service is malformed")
+		}
+		return ForwardRule{ID: id, Service: service}, nil
 	}
 	at := strings.LastIndexByte(s, ':')
 	if at < 0 {
@@ -71,6 +93,11 @@ func ParseForwardRule(s string) (ForwardRule, error) {
 	return r, nil
 }
 
+// isNamePattern reports whether s is a pattern of native IDs, or of services.
+func isNamePattern(s string) bool {
+	return CheckPattern(s) == nil && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-*") == ""
+}
+
 // parsePrefix parses an address or a prefix. ok is false if s is neither.
 func parsePrefix(s string) (p netip.Prefix, ok bool, err error) {
 	if a, aerr := netip.ParseAddr(s); aerr == nil {
@@ -103,6 +130,12 @@ func (r ForwardRule) check() error {
 
 // String returns the rule as ParseForwardRule takes it.
 func (r ForwardRule) String() string {
+	switch {
+	case r.Socket != "":
+		return "unix:" + r.Socket
+	case r.ID != "":
+		return "@" + r.ID + "/" + r.Service
+	}
 	host, ports := r.Host, r.Ports.String()
 	if r.Prefix.IsValid() {
 		host = r.Prefix.String()
@@ -158,11 +191,54 @@ func (s Scope) AllowsForward(host string, addr netip.AddrPort) bool {
 	host = strings.TrimSuffix(strings.ToLower(host), ".")
 	asked, err := netip.ParseAddr(host)
 	isName := err != nil
-	if isName && tunnel.CheckHostname(host) != nil || !isName && asked.Unmap() != ip {
+	if isName && tunnel.CheckHostname(host) != nil || !isName && (asked.Unmap() != ip || asked.Zone() != "") {
 		return false
 	}
 	for _, r := range s.Forward {
 		if r.Ports.contains(addr.Port()) && r.allows(host, isName, ip) {
+			return true
+		}
+	}
+	return false
+}
+
+// MayForward reports whether a rule could allow host at port, given the right
+// address: where it is false, there is no need to look the name up. byName says
+// that a rule is about the name, and not only about addresses that it may have.
+func (s Scope) MayForward(host string, port uint16) (may, byName bool) {
+	host = strings.TrimSuffix(strings.ToLower(host), ".")
+	if addr, err := netip.ParseAddr(host); err == nil {
+		may = s.AllowsForward(host, netip.AddrPortFrom(addr.Unmap(), port))
+		return may, may
+	}
+	if tunnel.CheckHostname(host) != nil {
+		return false, false
+	}
+	for _, r := range s.Forward {
+		if r.Ports.contains(port) {
+			may = may || r.Prefix.IsValid() || r.Host == anyHost || r.Host != "" && matchHost(r.Host, host)
+			byName = byName || r.Host == anyHost || r.Host != "" && matchHost(r.Host, host)
+		}
+	}
+	return may, byName
+}
+
+// AllowsSocket reports whether the server may dial the unix socket at path. It
+// takes a rule with the very path.
+func (s Scope) AllowsSocket(path string) bool {
+	for _, r := range s.Forward {
+		if path != "" && r.Socket == path {
+			return true
+		}
+	}
+	return false
+}
+
+// AllowsService reports whether the service of that name of the agent id may be
+// reached.
+func (s Scope) AllowsService(id, service string) bool {
+	for _, r := range s.Forward {
+		if r.ID != "" && id != "" && service != "" && match(r.ID, id) && match(r.Service, service) {
 			return true
 		}
 	}

@@ -17,8 +17,8 @@ type Scope struct {
 }
 
 // Everything is the scope of a shared secret: every ID, every hostname and
-// every port. It forwards nowhere: what the server reaches takes a token that
-// says so.
+// every port. It says nothing of forwards: how far those of the secret go is the
+// server's own rule.
 func Everything() Scope {
 	return Scope{IDs: []string{"*"}, Hostnames: []string{anyHost}, Ports: []PortRange{everyPort}}
 }

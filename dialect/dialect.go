@@ -75,6 +75,14 @@ type BindHandler interface {
 	Refresh(ctx context.Context, claim auth.Claim) error
 }
 
+// A Forwarder is a tunnel whose agent may open streams too, each to a target
+// that the server connects it to.
+type Forwarder interface {
+	// AcceptForward returns the next such stream. It fails once the tunnel has
+	// ended.
+	AcceptForward() (tunnel.Asked, error)
+}
+
 // A Kind is what visitors speak at a binding.
 type Kind string
 
@@ -82,6 +90,10 @@ const (
 	HTTP Kind = "http" // HTTP by hostname or path
 	TCP  Kind = "tcp"  // a public TCP port
 	TLS  Kind = "tls"  // TLS by server name, which the upstream ends
+
+	// Service has no visitors: other agents reach it by the ID and Name, if
+	// their credentials allow it.
+	Service Kind = "service"
 )
 
 // A Binding asks for a public address for one service of an agent.
@@ -91,6 +103,7 @@ type Binding struct {
 	ID      tunnel.ID // the name to bind
 	Service string    // passed in StreamInfo; empty is the agent's default
 	Port    uint16    // public TCP port; 0 lets the server choose one of its range
+	Name    string    // of a Service, as tunnel.CheckService takes it; empty for others
 
 	// Hostnames are public names beside that of the ID, for HTTP and TLS; in
 	// lower case, without port or trailing dot.

@@ -23,8 +23,8 @@ type waiter struct {
 }
 
 // Route returns the entry that key leads to: a hostname in
-// lower case without port or trailing dot, "/" and an ID, or ":" and a port.
-// Of several tunnels it takes each in turn, and none that is known to be away.
+// lower case without port or trailing dot, "/" and an ID, ":" and a port, or
+// "@", an ID, "/" and the name of a service. Of several tunnels it takes each in turn, and none that is known to be away.
 //
 // If none is available Route waits for Options.Hold, and for a name that was
 // never seen until Options.Warmup is over; ctx bounds the wait. The error wraps
@@ -132,7 +132,7 @@ func (t *Table) lookupLocked(key string, warmHostnames bool) (*slot, error) {
 			return nil, tunnel.ErrNoRoute
 		}
 		key = "/" + id
-	case !isPort(key) && !(warmHostnames && isHostname(key)):
+	case !isPort(key) && !isService(key) && !(warmHostnames && isHostname(key)):
 		return nil, tunnel.ErrNoRoute
 	}
 	if t.held >= t.opts.MaxHeld {
@@ -149,6 +149,13 @@ func isPort(key string) bool {
 	digits, ok := strings.CutPrefix(key, ":")
 	n, err := strconv.ParseUint(digits, 10, 16)
 	return ok && err == nil && n > 0 && strconv.FormatUint(n, 10) == digits
+}
+
+// isService reports whether key is that of an entry with a name.
+func isService(key string) bool {
+	id, name, _ := strings.Cut(strings.TrimPrefix(key, "@"), "/")
+	_, err := tunnel.ParseID(id)
+	return strings.HasPrefix(key, "@") && err == nil && tunnel.CheckService(name) == nil
 }
 
 // isHostname reports whether key can be a hostname of an entry: a name with a

@@ -61,8 +61,8 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// An Entry makes a tunnel reachable. With a Port it is reachable there alone;
-// without, at the hostname and path of its ID and at Hostnames.
+// An Entry makes a tunnel reachable. With a Port it is reachable there alone, and
+// with a Name as "@<id>/<name>" alone; without, at the hostname and path of its ID and at Hostnames.
 type Entry struct {
 	ID      tunnel.ID
 	Service string // which of the tunnel's upstreams it is
@@ -79,6 +79,7 @@ type Entry struct {
 
 	Hostnames []string // in lower case, without port or trailing dot; not below Options.Domain
 	Port      uint16   // public TCP port, or 0
+	Name      string   // of a service without visitors, or empty
 
 	// TLS says that visitors speak TLS with the upstream itself. A name stands
 	// either for such upstreams or for others.
@@ -91,6 +92,9 @@ type Entry struct {
 	// table hands it out with the tunnel that it goes with.
 	Policy *policy.Guard
 }
+
+// isHTTP reports whether visitors find the entry at the hostname of its ID.
+func (b Entry) isHTTP() bool { return b.Port == 0 && b.Name == "" }
 
 // A TakenError says that a name belongs to somebody else.
 type TakenError struct {
@@ -269,6 +273,8 @@ func (t *Table) check(b Entry) error {
 		return errors.New("tunnel is nil")
 	case b.Port != 0 && len(b.Hostnames) > 0:
 		return fmt.Errorf("port %d and hostnames: an entry has one or the other", b.Port)
+	case b.Name != "" && (b.Port != 0 || len(b.Hostnames) > 0 || b.TLS):
+		return fmt.Errorf("service %q: an entry has a name or a place for visitors", b.Name)
 	case b.Port != 0 && b.TLS:
 		return fmt.Errorf("port %d and TLS: an entry has one or the other", b.Port)
 	}
@@ -295,7 +301,9 @@ func (t *Table) addLocked(b Entry, available bool) (replaced []tunnel.Tunnel, e 
 
 	now := time.Now()
 	var keys []string // in byKey
-	if b.Port != 0 {
+	if b.Name != "" {
+		keys = []string{"@" + string(b.ID) + "/" + b.Name}
+	} else if b.Port != 0 {
 		keys = []string{":" + strconv.Itoa(int(b.Port))}
 	} else {
 		keys = slices.Compact(slices.Sorted(slices.Values(b.Hostnames)))
@@ -314,7 +322,7 @@ func (t *Table) addLocked(b Entry, available bool) (replaced []tunnel.Tunnel, e 
 			return nil, nil, &TakenError{k}
 		}
 	}
-	if s := t.byID[string(b.ID)]; b.Port == 0 && s.otherKindLocked(b) {
+	if s := t.byID[string(b.ID)]; b.isHTTP() && s.otherKindLocked(b) {
 		return nil, nil, &KindError{"/" + string(b.ID), s.tls}
 	}
 	for _, k := range keys {
@@ -326,7 +334,7 @@ func (t *Table) addLocked(b Entry, available bool) (replaced []tunnel.Tunnel, e 
 	e = &entry{Entry: b, watch: t.watchLocked(b.Tunnel, available)}
 	e.id = t.slotLocked(t.byID, string(b.ID), "/"+string(b.ID))
 	e.id.takeLocked(e)
-	if b.Port == 0 {
+	if b.isHTTP() {
 		e.serves = append(e.serves, e.id)
 	}
 	for _, k := range keys {

@@ -33,6 +33,8 @@ type binder struct {
 	holder  string // subject of all its credentials
 	foreign bool   // the dialect judges them: the server's authenticator does not know them
 
+	forwards sync.WaitGroup // streams that the agent has opened, and what takes them
+
 	mu       sync.Mutex // guards the fields below
 	identity *auth.Identity
 	expiry   *time.Timer // ends the tunnel with its credential; nil if that never ends
@@ -62,6 +64,9 @@ func (b *binder) info(msg string, args ...any) {
 // watch takes over the tunnel until it ends. The caller has added it to the
 // server.
 func (b *binder) watch() {
+	if f, ok := b.tunnel.(dialect.Forwarder); ok && len(b.server.opts.Forward) > 0 {
+		b.forwards.Go(func() { b.forward(f) })
+	}
 	b.mu.Lock()
 	b.expireLocked()
 	b.mu.Unlock()
@@ -105,6 +110,7 @@ func (b *binder) end(names []name) {
 	for _, n := range names {
 		n.release()
 	}
+	b.forwards.Wait()
 	var why error
 	if t, ok := b.tunnel.(interface{ Err() error }); ok {
 		why = t.Err()
@@ -134,7 +140,31 @@ func (b *binder) checkRegistered(bd dialect.Binding, id *auth.Identity) error {
 	if _, err := tunnel.ParseID(string(bd.ID)); err != nil && !b.server.opts.PathMode {
 		return &dialect.BindError{Code: dialect.BindInvalid, Reason: fmt.Sprintf("visitors find ids by hostname alone here: %v", err)}
 	}
+	if err := b.checkService(bd); err != nil {
+		return err
+	}
 	return b.checkScope(bd, id)
+}
+
+// checkService refuses what only a service has, or what it has not.
+func (b *binder) checkService(bd dialect.Binding) error {
+	invalid := func(format string, args ...any) error {
+		return &dialect.BindError{Code: dialect.BindInvalid, Reason: fmt.Sprintf(format, args...)}
+	}
+	switch {
+	case bd.Kind != dialect.Service && bd.Name != "":
+		return invalid("name %.70q: only a service has one", bd.Name)
+	case bd.Kind != dialect.Service:
+		return nil
+	case bd.Port != 0 || len(bd.Hostnames) > 0 || len(bd.Policy) > 0 || bd.PerVisitor:
+		return invalid("service %.70q has no visitors: it takes neither a port nor hostnames nor rules for them", bd.Name)
+	case len(b.server.opts.Forward) == 0:
+		return &dialect.BindError{Code: dialect.BindForbidden, Reason: "this server does not forward, so that nobody would reach the service"}
+	}
+	if err := tunnel.CheckService(bd.Name); err != nil {
+		return invalid("%v", err)
+	}
+	return nil
 }
 
 // Bind implements dialect.BindHandler.
@@ -199,8 +229,8 @@ func (b *binder) check(bd dialect.Binding, id *auth.Identity) error {
 		return invalid("key %q is in use in this session: unbind it first", bd.Key)
 	case n >= maxBindings:
 		return &dialect.BindError{Code: dialect.BindLimit, Reason: fmt.Sprintf("a session has at most %d names", maxBindings)}
-	case bd.Kind != dialect.HTTP && bd.Kind != dialect.TCP && bd.Kind != dialect.TLS:
-		return invalid("kind %q: http, tcp and tls are allowed", bd.Kind)
+	case bd.Kind != dialect.HTTP && bd.Kind != dialect.TCP && bd.Kind != dialect.TLS && bd.Kind != dialect.Service:
+		return invalid("kind %q: http, tcp, tls and service are allowed", bd.Kind)
 	case bd.Kind == dialect.TLS && b.server.tls == nil:
 		return invalid("kind tls: %v", errNoTLS)
 	case bd.Kind != dialect.TCP && bd.Port != 0:
@@ -251,6 +281,9 @@ func (b *binder) bind(bd dialect.Binding, id *auth.Identity) (bound dialect.Boun
 	case dialect.TLS:
 		e.TLS = true
 		bound.URLs = s.tlsURLs(bd.ID, bd.Hostnames)
+	case dialect.Service:
+		e.Name = bd.Name
+		bound.URLs = []string{tunnel.Target{Network: tunnel.Agent, Host: string(bd.ID), Service: bd.Name}.String()}
 	case dialect.TCP:
 		var addr netip.AddrPort
 		var stop func()

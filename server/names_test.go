@@ -169,7 +169,7 @@ func TestBindRefusals(t *testing.T) {
 		{"malformed id", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "Web"}, dialect.BindInvalid, `"Web"`},
 		{"reserved id", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "www"}, dialect.BindInvalid, "reserved"},
 		{"empty id", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.HTTP}, dialect.BindInvalid, "id is empty"},
-		{"unknown kind", f, secretOf, dialect.Binding{Key: "k", Kind: "udp", ID: "a"}, dialect.BindInvalid, `kind "udp": http, tcp and tls`},
+		{"unknown kind", f, secretOf, dialect.Binding{Key: "k", Kind: "udp", ID: "a"}, dialect.BindInvalid, `kind "udp": http, tcp, tls and service`},
 		{"port for HTTP", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "a", Port: open}, dialect.BindInvalid, "only tcp has ports"},
 		{"no key", f, secretOf, dialect.Binding{Kind: dialect.HTTP, ID: "a"}, dialect.BindInvalid, "1 to 64"},
 		{"long key", f, secretOf, dialect.Binding{Key: strings.Repeat("k", 65), Kind: dialect.HTTP, ID: "a"}, dialect.BindInvalid, "1 to 64"},

@@ -3,9 +3,11 @@ package server
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"adit/ingress"
 	"adit/route"
+	"adit/tunnel"
 )
 
 // A router is the table as the ingresses see it.
@@ -32,6 +34,9 @@ func (r router) TLS(ctx context.Context, name string) bool {
 
 // Route implements ingress.Router.
 func (r router) Route(ctx context.Context, key string) (ingress.Target, error) {
+	if strings.HasPrefix(key, "@") {
+		return ingress.Target{}, tunnel.ErrNoRoute // a service is for agents, and not for visitors
+	}
 	e, err := r.table.Route(ctx, key)
 	return ingress.Target{
 		Tunnel:     e.Tunnel,

@@ -118,6 +118,12 @@ type Options struct {
 	// Auth decides on agents' claims. The server runs it.
 	Auth *auth.Authenticator
 
+	// Forward is where the server connects agents to that ask for it, as far as
+	// their credentials allow it too; holders of the shared secret may go
+	// everywhere here. If empty, the server forwards nothing. The dialects
+	// have to let agents open streams.
+	Forward []auth.ForwardRule
+
 	// ReservedIDs are IDs that agents may bind only if their credentials name
 	// them.
 	ReservedIDs auth.Reserved
@@ -187,6 +193,7 @@ type Server struct {
 	certDev   *certs.Dev
 
 	policies policies
+	forwards forwards
 	guard    atomic.Pointer[policy.Guard] // of all visitors
 
 	agents sync.WaitGroup // handshakes, tunnels, and what ends them
@@ -489,6 +496,7 @@ func (s *Server) drain(served <-chan error) error {
 		wg.Go(func() { s.tls.Shutdown(ctx) })
 	}
 	wg.Go(func() { s.tcp.Shutdown(ctx) })
+	wg.Go(func() { s.forwards.shutdown(ctx) })
 	wg.Wait()
 	return nil
 }

@@ -218,6 +218,13 @@ func (s *Session) Streams() int {
 	return len(s.streams)
 }
 
+// OpenLimit returns how many streams at once the other side lets this one open.
+func (s *Session) OpenLimit() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.openLimit
+}
+
 // RoundTrip returns the measured round trip time of the carrier, and zero
 // while none is known.
 func (s *Session) RoundTrip() time.Duration {

@@ -39,6 +39,8 @@ const (
 	RefuseForbidden       RefuseCode = 5 // a rule of the agent forbids it
 	RefuseBusy            RefuseCode = 6 // too many streams; try again later
 	RefuseDraining        RefuseCode = 7 // the agent takes no new streams
+	RefuseUnknownHost     RefuseCode = 8 // a target's name does not exist
+	RefuseUnreachable     RefuseCode = 9 // there is no way to a target, or its agent is away
 )
 
 // String returns the code's name as in docs/errors.md, such as
@@ -59,6 +61,10 @@ func (c RefuseCode) String() string {
 		return "busy"
 	case RefuseDraining:
 		return "draining"
+	case RefuseUnknownHost:
+		return "unknown-host"
+	case RefuseUnreachable:
+		return "unreachable"
 	}
 	return fmt.Sprintf("code-%d", uint16(c))
 }

@@ -41,14 +41,19 @@ type agentFlags struct {
 }
 
 func (f *agentFlags) add(fl *pflag.FlagSet) {
-	fl.StringVar(&f.server, "server", "ws://localhost:8080", "URL of the server: ws:// or, with TLS, wss://")
-	f.credential.add(fl)
-	fl.StringVar(&f.caFile, "ca-file", "", "file with certificates of authorities to trust for wss://, besides the system's")
+	f.addServer(fl)
 	fl.StringVar(&f.instance, "instance", "", "tells agents with one ID apart (default this machine and upstream)")
-	f.log.add(fl, true)
 	f.screen.add(fl)
 	f.admin.p = f.p
 	f.admin.add(fl)
+}
+
+// addServer adds the flags of every command that connects to a server.
+func (f *agentFlags) addServer(fl *pflag.FlagSet) {
+	fl.StringVar(&f.server, "server", "ws://localhost:8080", "URL of the server: ws:// or, with TLS, wss://")
+	f.credential.add(fl)
+	fl.StringVar(&f.caFile, "ca-file", "", "file with certificates of authorities to trust for wss://, besides the system's")
+	f.log.add(fl, true)
 }
 
 // severalFlags are the flags of adit agent.

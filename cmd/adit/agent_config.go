@@ -186,9 +186,10 @@ type address struct {
 	id   tunnel.ID
 	kind dialect.Kind
 	port uint16
+	name string
 }
 
-func addressOf(t agent.Tunnel) address { return address{t.ID, t.Kind, t.Port} }
+func addressOf(t agent.Tunnel) address { return address{t.ID, t.Kind, t.Port, t.Name} }
 
 // fixed reports whether a second tunnel with that address could not be told
 // apart: the server gives each TCP tunnel without a port one of its own.

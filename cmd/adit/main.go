@@ -108,7 +108,7 @@ func (p *program) rootCommand() *cobra.Command {
 	}
 	root.CompletionOptions.DisableDefaultCmd = true // ours comes with the rest
 	root.AddCommand(
-		p.serverCommand(), p.agentCommand(),
+		p.serverCommand(), p.agentCommand(), p.forwardCommand(), p.socksCommand(), p.stdioCommand(),
 		p.tokenCommand(), p.demoCommand(), p.statusCommand(), p.serviceCommand(), p.configCommand(),
 		p.completionCommand(), p.manCommand(), p.versionCommand(),
 	)
@@ -141,6 +141,7 @@ var commandGroups = []struct {
 	commands []string
 }{
 	{"Expose services:", []string{"http", "tcp", "tls", "agent", "demo"}},
+	{"Reach what the server reaches:", []string{"forward", "socks", "stdio"}},
 	{"Run a server:", []string{"server", "token"}},
 	{"Operate either:", []string{"config", "service", "status"}},
 }

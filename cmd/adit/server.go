@@ -45,6 +45,7 @@ type serverFlags struct {
 	resumeWindow   time.Duration
 	memory         int64
 	policy         serverPolicyFlags
+	forward        forwardRuleFlags
 	log            logFlags
 	ops            opsFlags
 	identity       identityFlags
@@ -89,6 +90,7 @@ func (f *serverFlags) add(fl *pflag.FlagSet) {
 	fl.Int64Var(&f.memory, "buffer-memory", 512, "MiB that all agents' send buffers may take together")
 	f.tls.add(fl)
 	f.policy.add(fl)
+	f.forward.add(fl)
 	f.identity.add(fl)
 	f.log.add(fl, false)
 	f.ops.add(fl, f.p)
@@ -229,6 +231,7 @@ func (f *serverFlags) options(log *slog.Logger) (opts server.Options, err error)
 	opts.TrustedProxies, err = parsePrefixes("trusted-proxies", f.trustedProxies)
 	wrong(err)
 	wrong(f.policy.apply(&opts))
+	wrong(f.forward.apply(&opts))
 	wrong(f.tls.apply(&opts, f.dataDir))
 	wrong(f.identity.check(f.tls.agentCA))
 	wrong(f.ops.apply(&opts, f.dataDir))
@@ -250,7 +253,7 @@ func (f *serverFlags) options(log *slog.Logger) (opts server.Options, err error)
 		so.ResumeWindow = -1
 	}
 	opts.Dialects = []dialect.Dialect{
-		native.New(native.Options{Session: so, Logger: log}),
+		native.New(native.Options{Session: so, Forwards: f.forward.streams(), Logger: log}),
 	}
 	return opts, f.check(opts)
 }

@@ -51,7 +51,7 @@ var tunnelKinds = []tunnelKind{
 		short: "Expose a TCP service",
 		long: "Expose a TCP service that this machine reaches on a public port of the server.\n" +
 			"UPSTREAM is a port of this machine, host:port or unix:/path.",
-		example: "  adit tcp 22 --port 2222\n  adit tcp db.internal:5432 --id db --server wss://tunnel.example.com",
+		example: "  adit tcp 22 --port 2222\n  adit tcp 22 --id office --service ssh\n  adit tcp db.internal:5432 --id db --server wss://tunnel.example.com",
 		sample:  "22",
 	},
 	{
@@ -73,6 +73,7 @@ type tunnelFlags struct {
 	kind      dialect.Kind
 	id        string
 	port      uint16
+	name      string // of a service without visitors
 	hostnames []string
 	proxy     string
 	folder    folder.Options
@@ -94,6 +95,7 @@ func (f *tunnelFlags) add(fl *pflag.FlagSet) {
 		f.rules.addHTTP(fl)
 	case dialect.TCP:
 		fl.Uint16Var(&f.port, "port", 0, "public TCP port (default one that the server chooses)")
+		fl.StringVar(&f.name, "service", "", "offer it to adit forward alone, as @ID/SERVICE and without a public port")
 		f.rules.addTCP(fl)
 	case dialect.TLS:
 		f.rules.addTCP(fl)
@@ -147,7 +149,17 @@ func (f *tunnelFlags) tunnel(upstream string, log *slog.Logger) (t agent.Tunnel,
 			return t, err
 		}
 	}
-	return t, f.rules.apply(&t)
+	if err := f.rules.apply(&t); err != nil || f.name == "" {
+		return t, err
+	}
+	if err := tunnel.CheckService(f.name); err != nil {
+		return t, usagef("--service: %v", err)
+	}
+	if f.port != 0 || len(t.Policy) > 0 {
+		return t, usagef("--service %s: it has no visitors, and so neither --port nor rules for them", f.name)
+	}
+	t.Kind, t.Name = dialect.Service, f.name
+	return t, nil
 }
 
 // introduced returns the upstream as --proxy-protocol would have it.

@@ -259,6 +259,26 @@ func (s *Session) Accept() (net.Conn, error) {
 	}
 }
 
+// OpenTarget asks the server to connect a stream to a target, and returns it
+// when that is done. ctx bounds only that, and without one it takes as long as
+// the session is without a carrier. The error is a *tunnel.RefusedError if the
+// server refuses, it wraps tunnel.ErrClosed if the session has ended, or it is
+// ctx's.
+func (s *Session) OpenTarget(ctx context.Context, t tunnel.Target) (net.Conn, error) {
+	if s.s.OpenLimit() == 0 {
+		return nil, &tunnel.RefusedError{Code: tunnel.RefuseForbidden, Reason: "this server does not forward"}
+	}
+	st, err := s.s.Open(appendTarget(nil, t))
+	if err != nil {
+		return nil, translate(err)
+	}
+	if err := st.WaitAccepted(ctx); err != nil {
+		st.Reset(uint16(tunnel.ResetCancelled), "")
+		return nil, translate(err)
+	}
+	return &stream{Stream: st}, nil
+}
+
 // Addr returns this end's address of the present carrier.
 func (s *Session) Addr() net.Addr { return addr(s.dialer.Server) }
 

@@ -59,6 +59,11 @@ type Options struct {
 	// by the dialect.
 	Session session.Options
 
+	// Forwards is how many streams an agent may have open at a time to
+	// targets of its own; 0 means none. The server takes them with
+	// AcceptForward.
+	Forwards int
+
 	// Logger receives the dialect's events. If nil, nothing is logged.
 	Logger *slog.Logger
 }
@@ -78,6 +83,9 @@ func New(opts Options) *Dialect {
 	}
 	so := opts.Session
 	so.MaxStreams = -1 // agents open none
+	if opts.Forwards > 0 {
+		so.MaxStreams = opts.Forwards
+	}
 	so.Handle = handleCall
 	if so.Logger == nil {
 		so.Logger = opts.Logger
@@ -182,6 +190,7 @@ var (
 	_ tunnel.Instancer    = (*serverTunnel)(nil)
 	_ tunnel.Drainer      = (*serverTunnel)(nil)
 	_ dialect.Binder      = (*serverTunnel)(nil)
+	_ dialect.Forwarder   = (*serverTunnel)(nil)
 )
 
 func (t *serverTunnel) ID() tunnel.ID            { return t.id }
@@ -231,6 +240,23 @@ func (t *serverTunnel) OpenStream(ctx context.Context, info tunnel.StreamInfo) (
 		return nil, translate(err)
 	}
 	return c, nil
+}
+
+// AcceptForward implements dialect.Forwarder. A stream whose target is malformed
+// is refused here.
+func (t *serverTunnel) AcceptForward() (tunnel.Asked, error) {
+	for {
+		st, err := t.s.Accept(context.Background())
+		if err != nil {
+			return nil, translate(err)
+		}
+		target, err := parseTarget(st.Meta())
+		if err != nil {
+			st.Refuse(uint16(tunnel.RefuseForbidden), err.Error())
+			continue
+		}
+		return &askedStream{stream{Stream: st}, target}, nil
+	}
 }
 
 func (t *serverTunnel) ServeBinds(h dialect.BindHandler) {

@@ -55,6 +55,16 @@ func (s *stream) Refuse(code tunnel.RefuseCode, reason string) error {
 func (s *stream) Accept() error           { return translate(s.Stream.Accepted()) }
 func (s *stream) Info() tunnel.StreamInfo { return s.info }
 
+// An askedStream is one that an agent has opened, as the server sees it.
+type askedStream struct {
+	stream
+	target tunnel.Target
+}
+
+var _ tunnel.Asked = (*askedStream)(nil)
+
+func (s *askedStream) Target() tunnel.Target { return s.target }
+
 // translate puts a session's error in the terms of package tunnel.
 func translate(err error) error {
 	if err == nil || err == io.EOF {

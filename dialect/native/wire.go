@@ -24,7 +24,41 @@ const (
 	metaVisitor  = 3
 	metaLocal    = 4
 	metaHost     = 5
+
+	metaNetwork = 6 // these are of streams that an agent opens
+	metaTarget  = 7
+	metaPort    = 8
 )
+
+func appendTarget(b []byte, t tunnel.Target) []byte {
+	b = session.AppendStringField(b, metaService, t.Service)
+	b = session.AppendStringField(b, metaNetwork, string(t.Network))
+	b = session.AppendStringField(b, metaTarget, t.Host)
+	if t.Port != 0 {
+		b = session.AppendUintField(b, metaPort, uint64(t.Port))
+	}
+	return b
+}
+
+func parseTarget(b []byte) (t tunnel.Target, err error) {
+	err = session.ParseFields(b, func(tag uint64, v []byte) (err error) {
+		switch tag {
+		case metaService:
+			t.Service = string(v)
+		case metaNetwork:
+			t.Network = tunnel.Network(v)
+		case metaTarget:
+			t.Host = string(v)
+		case metaPort:
+			t.Port, err = parsePort(v)
+		}
+		return err
+	})
+	if err == nil {
+		err = t.Check()
+	}
+	return t, err
+}
 
 func appendInfo(b []byte, info tunnel.StreamInfo) []byte {
 	b = session.AppendStringField(b, metaService, info.Service)
@@ -91,6 +125,7 @@ const (
 	bindHTTP2   = 7
 	bindPolicy  = 8
 	bindVisitor = 9
+	bindName    = 10
 
 	boundURL    = 1
 	boundPort   = 2
@@ -123,6 +158,7 @@ func appendBinding(b []byte, bd dialect.Binding) []byte {
 	if bd.PerVisitor {
 		b = session.AppendUintField(b, bindVisitor, 1)
 	}
+	b = session.AppendStringField(b, bindName, bd.Name)
 	return b
 }
 
@@ -154,6 +190,8 @@ func parseBinding(b []byte) (bd dialect.Binding, err error) {
 			var n uint64
 			n, err = session.UintField(v)
 			bd.PerVisitor = n != 0
+		case bindName:
+			bd.Name = string(v)
 		}
 		return err
 	})

@@ -127,3 +127,29 @@ func FuzzBinding(f *testing.F) {
 		parseRefusal(b)
 	})
 }
+
+func TestTargetWire(t *testing.T) {
+	t.Parallel()
+	for _, want := range []tunnel.Target{
+		{Network: tunnel.TCP, Host: "db.internal", Port: 5432},
+		{Network: tunnel.UDP, Host: "2001:db8::1", Port: 53},
+		{Network: tunnel.Unix, Host: "/run/x.sock"},
+		{Network: tunnel.Agent, Host: "office", Service: "ssh"},
+	} {
+		got, err := parseTarget(appendTarget(nil, want))
+		if err != nil || got != want {
+			t.Errorf("got %+v, %v, want %+v", got, err, want)
+		}
+	}
+}
+
+func FuzzTarget(f *testing.F) {
+	f.Add(appendTarget(nil, tunnel.Target{Network: tunnel.TCP, Host: "db.internal", Port: 5432}))
+	f.Add(appendTarget(nil, tunnel.Target{Network: tunnel.Agent, Host: "office", Service: "ssh"}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got, err := parseTarget(b)
+		if err == nil && got.Check() != nil {
+			t.Errorf("got the malformed target %+v", got)
+		}
+	})
+}

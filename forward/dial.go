@@ -1,0 +1,193 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"time"
+
+	"adit/auth"
+	"adit/tunnel"
+)
+
+// DialTimeout bounds a dial on the server, with the look-up of the name.
+const DialTimeout = 10 * time.Second
+
+// maxAddrs is how many addresses of a name are looked at.
+const maxAddrs = 16
+
+// A Dialer dials targets for agents, on the server. The zero Dialer is ready to
+// use, and safe for concurrent use.
+type Dialer struct {
+	// Lookup resolves a name; nil is the system's resolver.
+	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
+}
+
+// Rules say where a stream may go. Each is about the address that is dialled,
+// and all of them have to allow it.
+type Rules []auth.Scope
+
+func (rs Rules) allow(f func(auth.Scope) bool) bool {
+	for _, r := range rs {
+		if !f(r) {
+			return false
+		}
+	}
+	return len(rs) > 0 // no rule, nothing allowed
+}
+
+// AllowsService reports whether all rules allow the service of an agent.
+func (rs Rules) AllowsService(id, service string) bool {
+	return rs.allow(func(s auth.Scope) bool { return s.AllowsService(id, service) })
+}
+
+func (rs Rules) allowsAddr(host string, a netip.AddrPort) bool {
+	return rs.allow(func(s auth.Scope) bool { return s.AllowsForward(host, a) })
+}
+
+// errNotAllowed does not say which address a name has.
+var errNotAllowed = &tunnel.RefusedError{Code: tunnel.RefuseForbidden, Reason: "no rule allows this target"}
+
+// Dial connects to a target of tcp, udp or unix, if rules allow the address that
+// its host has now. A name is looked up once, and what was found is dialled. The
+// error is a *tunnel.RefusedError whose reason names no address. DialTimeout
+// bounds it.
+func (d *Dialer) Dial(ctx context.Context, t tunnel.Target, rules Rules) (net.Conn, error) {
+	if err := t.Check(); err != nil {
+		return nil, &tunnel.RefusedError{Code: tunnel.RefuseForbidden, Reason: err.Error()}
+	}
+	ctx, cancel := context.WithTimeout(ctx, DialTimeout)
+	defer cancel()
+	if t.Network == tunnel.Unix {
+		if !rules.allow(func(s auth.Scope) bool { return s.AllowsSocket(t.Host) }) {
+			return nil, errNotAllowed
+		}
+		c, err := new(net.Dialer).DialContext(ctx, "unix", t.Host)
+		return c, refusedBy(err)
+	}
+	if t.Network != tunnel.TCP && t.Network != tunnel.UDP {
+		return nil, errNotAllowed
+	}
+	addrs, err := d.resolve(ctx, t, rules)
+	if err != nil {
+		return nil, err
+	}
+	var first error
+	for i, a := range addrs {
+		c, err := d.dialAddr(ctx, t, netip.AddrPortFrom(a, t.Port), rules, len(addrs)-i)
+		if err == nil {
+			return c, nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return nil, refusedBy(first)
+}
+
+// resolve returns the addresses of a target that rules allow, at least one.
+func (d *Dialer) resolve(ctx context.Context, t tunnel.Target, rules Rules) (allowed []netip.Addr, err error) {
+	host := strings.TrimSuffix(t.Host, ".")
+	named := true // the rules are about the name: then the answer may tell of it
+	for _, r := range rules {
+		may, byName := r.MayForward(host, t.Port)
+		if !may {
+			return nil, errNotAllowed
+		}
+		named = named && byName
+	}
+	var addrs []netip.Addr
+	if a, perr := netip.ParseAddr(host); perr == nil {
+		if a.Zone() != "" {
+			return nil, errNotAllowed
+		}
+		addrs = []netip.Addr{a}
+	} else {
+		lookup := d.Lookup
+		if lookup == nil {
+			lookup = systemLookup
+		}
+		if addrs, err = lookup(ctx, host); err != nil || len(addrs) == 0 {
+			if !named {
+				return nil, errNotAllowed
+			}
+			return nil, lookupFailed(err)
+		}
+	}
+	for _, a := range addrs[:min(len(addrs), maxAddrs)] {
+		if a = a.Unmap(); rules.allowsAddr(host, netip.AddrPortFrom(a, t.Port)) {
+			allowed = append(allowed, a)
+		}
+	}
+	if len(allowed) == 0 {
+		return nil, errNotAllowed
+	}
+	return allowed, nil
+}
+
+func systemLookup(ctx context.Context, host string) ([]netip.Addr, error) {
+	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+}
+
+func lookupFailed(err error) error {
+	if de, ok := errors.AsType[*net.DNSError](err); err == nil || ok && de.IsNotFound {
+		return &tunnel.RefusedError{Code: tunnel.RefuseUnknownHost, Reason: "the server finds no address for this name"}
+	}
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return &tunnel.RefusedError{Code: tunnel.RefuseUpstreamTimeout, Reason: "the name was not looked up in time"}
+	}
+	return &tunnel.RefusedError{Code: tunnel.RefuseUnknownHost, Reason: "the server could not look the name up"}
+}
+
+// dialAddr dials one of several addresses, with its share of the time that is
+// left. The kernel is handed nothing that the rules were not asked about.
+func (d *Dialer) dialAddr(ctx context.Context, t tunnel.Target, addr netip.AddrPort, rules Rules, left int) (net.Conn, error) {
+	if deadline, ok := ctx.Deadline(); ok && left > 1 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, max(time.Until(deadline)/time.Duration(left), 500*time.Millisecond))
+		defer cancel()
+	}
+	nd := net.Dialer{ControlContext: func(_ context.Context, network, address string, _ syscall.RawConn) error {
+		a, err := netip.ParseAddrPort(address)
+		if err != nil || !strings.HasPrefix(network, string(t.Network)) || !rules.allowsAddr(t.Host, netip.AddrPortFrom(a.Addr().Unmap(), a.Port())) {
+			return errNotAllowed
+		}
+		return nil
+	}}
+	return nd.DialContext(ctx, string(t.Network), addr.String())
+}
+
+// refusedBy turns the error of a dial into what the agent may know: the kind of
+// failure, and no addresses.
+func refusedBy(err error) error {
+	if err == nil {
+		return nil
+	}
+	if re, ok := errors.AsType[*tunnel.RefusedError](err); ok {
+		return re
+	}
+	var ne net.Error
+	switch {
+	case errors.As(err, &ne) && ne.Timeout(), errors.Is(err, context.Canceled):
+		return &tunnel.RefusedError{Code: tunnel.RefuseUpstreamTimeout, Reason: "the target did not answer in time"}
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return &tunnel.RefusedError{Code: tunnel.RefuseUpstreamRefused, Reason: "the target refused the connection"}
+	case errors.Is(err, syscall.ENOENT):
+		return &tunnel.RefusedError{Code: tunnel.RefuseUnknownHost, Reason: "there is no such socket"}
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return &tunnel.RefusedError{Code: tunnel.RefuseBusy, Reason: "the server has as many connections as it takes"}
+	}
+	return &tunnel.RefusedError{Code: tunnel.RefuseUnreachable, Reason: fmt.Sprintf("the target is not reachable%s", errno(err))}
+}
+
+// errno is the system's word for a failure, such as ": no route to host".
+func errno(err error) string {
+	if e, ok := errors.AsType[syscall.Errno](err); ok {
+		return ": " + e.Error()
+	}
+	return ""
+}

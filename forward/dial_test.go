@@ -1,0 +1,117 @@
+package forward_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"testing"
+
+	"adit/auth"
+	"adit/forward"
+	"adit/tunnel"
+)
+
+func scope(t *testing.T, texts ...string) (s auth.Scope) {
+	t.Helper()
+	for _, text := range texts {
+		r, err := auth.ParseForwardRule(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Forward = append(s.Forward, r)
+	}
+	return s
+}
+
+// listen takes connections in and closes them.
+func listen(t *testing.T) netip.AddrPort {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+	t.Cleanup(func() {
+		ln.Close()
+		<-done
+	})
+	return ln.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// A name is allowed by what it resolves to, and looked up once.
+func TestDialName(t *testing.T) {
+	t.Parallel()
+	at := listen(t)
+	for _, tt := range []struct {
+		name    string
+		addrs   []string
+		rules   []string
+		want    tunnel.RefuseCode // 0 for none
+		lookups int
+	}{
+		{"name that a rule names, on loopback", []string{"127.0.0.1"}, []string{"db.test:*"}, tunnel.RefuseForbidden, 1},
+		{"every name, on loopback", []string{"127.0.0.1"}, []string{"*:*"}, tunnel.RefuseForbidden, 1},
+		{"wide prefix", []string{"127.0.0.1"}, []string{"0.0.0.0/0:*"}, tunnel.RefuseForbidden, 1},
+		{"mapped to IPv6", []string{"::ffff:127.0.0.1"}, []string{"*:*"}, tunnel.RefuseForbidden, 1},
+		{"metadata", []string{"169.254.169.254"}, []string{"*:*"}, tunnel.RefuseForbidden, 1},
+		{"metadata over IPv6", []string{"fd00:ec2::254"}, []string{"*:*"}, tunnel.RefuseForbidden, 1},
+		{"link-local", []string{"fe80::1%lo"}, []string{"*:*", "[fe80::/10]:*"}, tunnel.RefuseForbidden, 1},
+		{"unspecified", []string{"0.0.0.0"}, []string{"*:*", "0.0.0.0/0:*"}, tunnel.RefuseForbidden, 1},
+		{"prefix that is explicit", []string{"127.0.0.1"}, []string{"127.0.0.0/8:*"}, 0, 1},
+		{"allowed beside one that is not", []string{"127.0.0.2", "127.0.0.1"}, []string{"127.0.0.1:*"}, 0, 1},
+		{"mapped and explicit", []string{"::ffff:127.0.0.1"}, []string{"127.0.0.1:*"}, 0, 1},
+		{"no address", nil, []string{"db.test:*"}, tunnel.RefuseUnknownHost, 1},
+		{"no address, and no rule of names", nil, []string{"127.0.0.1:*"}, tunnel.RefuseForbidden, 1},
+		{"another name", []string{"127.0.0.1"}, []string{"other.test:*"}, tunnel.RefuseForbidden, 0},
+		{"another port", []string{"127.0.0.1"}, []string{"127.0.0.1:1"}, tunnel.RefuseForbidden, 0},
+		{"no rule", []string{"127.0.0.1"}, nil, tunnel.RefuseForbidden, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			lookups := 0
+			d := forward.Dialer{Lookup: func(_ context.Context, host string) (addrs []netip.Addr, err error) {
+				lookups++
+				if host != "DB.test" {
+					t.Errorf("got a look-up of %q, want DB.test", host)
+				}
+				for _, a := range tt.addrs {
+					addrs = append(addrs, netip.MustParseAddr(a))
+				}
+				if addrs == nil {
+					err = &net.DNSError{IsNotFound: true}
+				}
+				return addrs, err
+			}}
+			c, err := d.Dial(t.Context(), tunnel.Target{Network: tunnel.TCP, Host: "DB.test.", Port: at.Port()}, forward.Rules{scope(t, tt.rules...)})
+			if err == nil {
+				c.Close()
+			}
+			re, _ := errors.AsType[*tunnel.RefusedError](err)
+			if (re == nil) != (tt.want == 0) || re != nil && re.Code != tt.want {
+				t.Errorf("got %v, want %v", err, tt.want)
+			}
+			if lookups != tt.lookups {
+				t.Errorf("got %d look-ups, want %d", lookups, tt.lookups)
+			}
+		})
+	}
+	t.Run("without rules at all", func(t *testing.T) {
+		t.Parallel()
+		var d forward.Dialer
+		_, err := d.Dial(t.Context(), tunnel.Target{Network: tunnel.TCP, Host: "127.0.0.1", Port: at.Port()}, nil)
+		if re, ok := errors.AsType[*tunnel.RefusedError](err); !ok || re.Code != tunnel.RefuseForbidden {
+			t.Errorf("got %v, want it forbidden", err)
+		}
+	})
+}

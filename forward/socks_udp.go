@@ -1,0 +1,120 @@
+package forward
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"adit/tunnel"
+)
+
+// associate serves UDP ASSOCIATE: a UDP socket beside the listener, for as long
+// as the connection c lives. Its first sender, which has to have the address of
+// c's far side, is the only one.
+func (l *Local) associate(ctx context.Context, c net.Conn) {
+	defer c.Close()
+	at, peer := udpHost(c)
+	if !at.IsValid() {
+		c.Write(appendSocksReply(nil, replyCommand, netip.AddrPort{}))
+		return
+	}
+	pc, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(at, 0)))
+	if err != nil {
+		l.log.Warn("UDP socket not opened", "err", err)
+		c.Write(appendSocksReply(nil, replyFailure, netip.AddrPort{}))
+		return
+	}
+	bound := netip.AddrPortFrom(at, uint16(pc.LocalAddr().(*net.UDPAddr).Port))
+	if _, err := c.Write(appendSocksReply(nil, replyOK, bound)); err != nil {
+		pc.Close()
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	f := newFlows(ctx, l)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer cancel()
+		var b [1]byte
+		c.Read(b[:]) // nothing more comes but its end
+	})
+	stop := context.AfterFunc(ctx, func() {
+		pc.Close()
+		c.SetReadDeadline(time.Unix(1, 0))
+	})
+	l.readAssociated(ctx, f, pc, peer)
+	cancel()
+	stop()
+	pc.Close()
+	c.SetReadDeadline(time.Unix(1, 0))
+	wg.Wait()
+	f.wg.Wait()
+}
+
+// udpHost returns the address of this end of c, and of the other. They are not
+// valid if it is no TCP connection.
+func udpHost(c net.Conn) (local, peer netip.Addr) {
+	la, ok1 := c.LocalAddr().(*net.TCPAddr)
+	ra, ok2 := c.RemoteAddr().(*net.TCPAddr)
+	if !ok1 || !ok2 {
+		return
+	}
+	return la.AddrPort().Addr().Unmap(), ra.AddrPort().Addr().Unmap()
+}
+
+// readAssociated takes datagrams in until the socket is closed.
+func (l *Local) readAssociated(ctx context.Context, f *flows, pc *net.UDPConn, peer netip.Addr) {
+	var sender atomic.Pointer[netip.AddrPort]
+	buf := make([]byte, maxDatagram)
+	for {
+		n, from, err := pc.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return
+			}
+			continue
+		}
+		if from.Addr().Unmap() != peer {
+			continue
+		}
+		if first := sender.Load(); first == nil {
+			sender.Store(&from)
+		} else if *first != from {
+			continue
+		}
+		t, payload, err := parseSocksDatagram(buf[:n])
+		if err != nil {
+			l.log.Debug("datagram dropped", "err", err)
+			continue
+		}
+		head := appendSocksTarget([]byte{0, 0, 0}, t)
+		f.send(flowKey{from, t}, payload, func(b []byte) error {
+			_, err := pc.WriteToUDPAddrPort(append(head[:len(head):len(head)], b...), from)
+			return err
+		})
+	}
+}
+
+// parseSocksDatagram takes the header off a datagram (RFC 1928, section 7).
+func parseSocksDatagram(b []byte) (t tunnel.Target, payload []byte, err error) {
+	if len(b) < 3 || b[0] != 0 || b[1] != 0 {
+		return t, nil, errors.New("datagram without a SOCKS header")
+	}
+	if b[2] != 0 {
+		return t, nil, errors.New("fragment of a datagram, which are not put together")
+	}
+	r := bytes.NewReader(b[3:])
+	if t, _, err = readSocksAddr(r); err != nil {
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			err = errors.New("datagram with half a SOCKS header")
+		}
+		return t, nil, err
+	}
+	t.Network = tunnel.UDP
+	return t, b[len(b)-r.Len():], t.Check()
+}

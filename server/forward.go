@@ -1,0 +1,199 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"adit/auth"
+	"adit/dialect"
+	"adit/forward"
+	"adit/internal/relay"
+	"adit/tunnel"
+)
+
+const (
+	maxForwards    = 10000 // streams of agents to targets, of all sessions together
+	maxForwardsUDP = 256   // those of one session that carry datagrams
+	maxDials       = 64    // targets that are dialled for one session at a time
+)
+
+// forwards are the streams that agents have opened to targets.
+type forwards struct {
+	dialer forward.Dialer
+
+	mu   sync.Mutex // guards the fields below
+	open int
+	none chan struct{} // closed when open is 0; nil unless somebody waits
+}
+
+// enter counts a stream in, unless there are too many.
+func (f *forwards) enter() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.open >= maxForwards {
+		return false
+	}
+	f.open++
+	return true
+}
+
+func (f *forwards) leave() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.open--; f.open == 0 && f.none != nil {
+		close(f.none)
+		f.none = nil
+	}
+}
+
+// shutdown waits until no stream is left, or ctx ends. It is called once.
+func (f *forwards) shutdown(ctx context.Context) {
+	f.mu.Lock()
+	none := make(chan struct{})
+	if f.open == 0 {
+		close(none)
+	} else {
+		f.none = none
+	}
+	f.mu.Unlock()
+	select {
+	case <-none:
+	case <-ctx.Done():
+	}
+}
+
+// forward serves the streams that the agent opens until the tunnel ends. b.end
+// waits for it.
+func (b *binder) forward(f dialect.Forwarder) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel() // nobody waits for the dials any more
+	dials := make(chan struct{}, maxDials)
+	datagrams := new(atomic.Int32)
+	for {
+		in, err := f.AcceptForward()
+		if err != nil {
+			return
+		}
+		select {
+		case dials <- struct{}{}:
+		case <-b.tunnel.Done():
+			in.Close()
+			return
+		}
+		b.forwards.Go(func() { b.serveForward(ctx, in, sync.OnceFunc(func() { <-dials }), datagrams) })
+	}
+}
+
+// serveForward connects one stream to its target. ctx bounds the dial, at whose
+// end dialled is called.
+func (b *binder) serveForward(ctx context.Context, in tunnel.Asked, dialled func(), datagrams *atomic.Int32) {
+	defer dialled()
+	target, log := in.Target(), b.server.log.With("session", b.session, "tunnel", string(b.tunnel.ID()), "remote", b.remote, "subject", b.holder)
+	refuse := func(err error) {
+		re, ok := errors.AsType[*tunnel.RefusedError](err)
+		if !ok {
+			re = &tunnel.RefusedError{Code: tunnel.RefuseInternal, Reason: "the server failed"}
+		}
+		log.Warn("forward refused", "target", target.String(), "err", err)
+		in.Refuse(re.Code, re.Reason)
+	}
+	if !b.server.forwards.enter() {
+		refuse(&tunnel.RefusedError{Code: tunnel.RefuseBusy, Reason: "the server has as many forwards as it takes"})
+		return
+	}
+	defer b.server.forwards.leave()
+	if target.Network == tunnel.UDP {
+		defer datagrams.Add(-1)
+		if datagrams.Add(1) > maxForwardsUDP {
+			refuse(&tunnel.RefusedError{Code: tunnel.RefuseBusy, Reason: "the session has as many streams of datagrams as it may have"})
+			return
+		}
+	}
+	out, err := b.dialForward(ctx, target)
+	if err != nil {
+		refuse(err)
+		return
+	}
+	if in.Accept() != nil {
+		in.Close()
+		out.Close()
+		return
+	}
+	dialled()
+	began := time.Now()
+	log.Debug("forward opened", "target", target.String())
+	var sent, received int64
+	if target.Network == tunnel.UDP {
+		sent, received, err = forward.RelayDatagrams(in, out, forward.IdleUDP)
+	} else {
+		var res relay.Result
+		res, err = relay.Relay(in, out, relay.Options{Abort: abortForward})
+		sent, received = res.AtoB, res.BtoA
+	}
+	log.Debug("forward ended", "target", target.String(), "sent", sent, "received", received, "dur", time.Since(began).Round(time.Millisecond), "err", err)
+}
+
+// dialForward connects to a target as far as the server and the agent's
+// credential, as it is now, allow it.
+func (b *binder) dialForward(ctx context.Context, t tunnel.Target) (net.Conn, error) {
+	b.mu.Lock()
+	id := b.identity
+	b.mu.Unlock()
+	s := b.server
+	rules := forward.Rules{{Forward: s.opts.Forward}}
+	if id.Kind != auth.KindSecret {
+		rules = append(rules, id.Scope)
+	}
+	if t.Network != tunnel.Agent {
+		return s.forwards.dialer.Dial(ctx, t, rules)
+	}
+	if !rules.AllowsService(t.Host, t.Service) {
+		return nil, &tunnel.RefusedError{Code: tunnel.RefuseForbidden, Reason: "no rule allows this service"}
+	}
+	ctx, cancel := context.WithTimeout(ctx, forward.DialTimeout)
+	defer cancel()
+	e, err := s.table.Route(ctx, t.String())
+	if err != nil {
+		return nil, serviceFailure(err)
+	}
+	visitor, _ := netip.ParseAddrPort(b.remote)
+	c, err := e.Tunnel.OpenStream(ctx, tunnel.StreamInfo{Service: e.Service, Protocol: "tcp", Visitor: visitor})
+	if err != nil {
+		return nil, serviceFailure(err)
+	}
+	return c, nil
+}
+
+// serviceFailure says why another agent's service is not reached.
+func serviceFailure(err error) error {
+	refused := func(code tunnel.RefuseCode, reason string) error {
+		return &tunnel.RefusedError{Code: code, Reason: reason}
+	}
+	switch {
+	case errors.Is(err, tunnel.ErrRefused):
+		return err
+	case errors.Is(err, tunnel.ErrNoRoute):
+		return refused(tunnel.RefuseUnknownService, "no agent offers this service")
+	case errors.Is(err, tunnel.ErrBlocked):
+		return refused(tunnel.RefuseForbidden, "the operator of the server has blocked this ID")
+	case errors.Is(err, tunnel.ErrQueueFull):
+		return refused(tunnel.RefuseBusy, "too many wait for this service already")
+	case errors.Is(err, tunnel.ErrOffline), errors.Is(err, tunnel.ErrClosed), errors.Is(err, context.DeadlineExceeded):
+		return refused(tunnel.RefuseUnreachable, "the agent of this service is not connected")
+	}
+	return refused(tunnel.RefuseInternal, "the service was not reached")
+}
+
+// abortForward ends one side of a forward so that its far side sees it.
+func abortForward(c net.Conn, cause error) {
+	code := tunnel.ResetUpstream
+	if re, ok := errors.AsType[*tunnel.ResetError](cause); ok {
+		code = re.Code
+	}
+	tunnel.Abort(c, code, "")
+}
