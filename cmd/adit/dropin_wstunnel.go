@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +27,10 @@ import (
 // and texts are these.
 const wstunnelVersion = "1.0.7"
 
+// wstunnelGCPercent is high: what lives is little, the bodies aside, which are in
+// files, and each request leaves some garbage.
+const wstunnelGCPercent = 400
+
 // wstunnel is the program of that name.
 func (p *program) wstunnel(ctx context.Context, args []string) int {
 	w := &wstunnelRun{p: p}
@@ -34,6 +39,9 @@ func (p *program) wstunnel(ctx context.Context, args []string) int {
 	mode := ""
 	if len(args) > 0 {
 		mode, args = args[0], args[1:]
+	}
+	if p.getenv("GOGC") == "" {
+		debug.SetGCPercent(wstunnelGCPercent)
 	}
 	switch mode {
 	case "srv":

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"adit/internal/backoff"
@@ -95,17 +96,42 @@ func (c *Client) resume(ctx context.Context, s *session.Session) {
 	}
 }
 
+// spareWorkers is how many goroutines wait for the next stream, with the stacks
+// that they have grown.
+const spareWorkers = 64
+
 // acceptStreams serves each stream in a goroutine until the session ends, and
 // waits for them.
 func (c *Client) acceptStreams(ctx context.Context, s *session.Session) {
-	var handles sync.WaitGroup
-	defer handles.Wait()
+	type request struct {
+		n  uint16
+		st *session.Stream
+	}
+	next := make(chan request)
+	var workers sync.WaitGroup
+	var spare atomic.Int64
+	defer workers.Wait()
+	defer close(next)
 	for n := uint16(1); ; n++ {
 		st, err := s.Accept(ctx)
 		if err != nil {
 			return
 		}
-		handles.Go(func() { c.serveStream(ctx, n, st) })
+		r := request{n, st}
+		select {
+		case next <- r:
+			continue
+		default:
+		}
+		workers.Go(func() {
+			for more := true; more; {
+				c.serveStream(ctx, r.n, r.st)
+				if more = spare.Add(1) <= spareWorkers; more {
+					r, more = <-next
+				}
+				spare.Add(-1)
+			}
+		})
 	}
 }
 
@@ -239,30 +265,43 @@ func putChunkSize(b []byte, n int) (at int) {
 	}
 }
 
+// watchAfter is how long a request has to take for its caller to be watched.
+const watchAfter = 20 * time.Millisecond
+
 // A streamWatch notices that the caller has gone while nothing else reads its
-// stream.
+// stream. Its start is called once at the most, and its wait at the end, when
+// the stream is closed.
 type streamWatch struct {
 	br     *bufio.Reader
 	cancel func()
-	once   sync.Once
-	done   chan struct{}
+
+	mu    sync.Mutex // guards the fields below
+	timer *time.Timer
+	done  chan struct{}
+	ended bool
 }
 
 func (w *streamWatch) start() {
-	w.once.Do(func() {
-		w.done = make(chan struct{})
-		go func() {
-			defer close(w.done)
-			if _, err := w.br.Peek(1); err != nil && !errors.Is(err, io.EOF) {
-				w.cancel()
-			}
-		}()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended || w.timer != nil {
+		return
+	}
+	w.done = make(chan struct{})
+	w.timer = time.AfterFunc(watchAfter, func() {
+		defer close(w.done)
+		if _, err := w.br.Peek(1); err != nil && !errors.Is(err, io.EOF) {
+			w.cancel()
+		}
 	})
 }
 
 func (w *streamWatch) wait() {
-	w.once.Do(func() {})
-	if w.done != nil {
+	w.mu.Lock()
+	w.ended = true
+	timer := w.timer
+	w.mu.Unlock()
+	if timer != nil && !timer.Stop() {
 		<-w.done
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"adit/session"
 )
@@ -69,8 +70,10 @@ func (l *nativeLink) roundTrip(ctx context.Context, ex *exchange, unblock func()
 		return nil, l.lost(ctx, err)
 	}
 	var sending sync.WaitGroup
+	var sent atomic.Bool
 	if !ex.ready || ex.body != nil {
 		sending.Go(func() {
+			defer sent.Store(true)
 			if l.sendBody(ex, st) != nil {
 				st.Reset(resetAborted, "")
 			}
@@ -84,7 +87,7 @@ func (l *nativeLink) roundTrip(ctx context.Context, ex *exchange, unblock func()
 		once.Do(func() {
 			stop()
 			st.Reset(resetAborted, "") // does nothing if both sides have ended
-			if !ex.ready {
+			if !ex.ready && !sent.Load() {
 				unblock()
 			}
 			sending.Wait()
@@ -142,15 +145,10 @@ func (l *nativeLink) sendBody(ex *exchange, st *session.Stream) error {
 	case c.length >= 0:
 		_, err = io.CopyN(st, c.body, c.length)
 	default:
-		err = copyChunks(chunkJoiner{st}, c.body, &c.trailer)
+		err = copyChunks(st, c.body, &c.trailer)
 	}
 	return err
 }
-
-// A chunkJoiner is a stream, for chunks that are written in three parts.
-type chunkJoiner struct{ w io.Writer }
-
-func (j chunkJoiner) Write(p []byte) (int, error) { return j.w.Write(p) }
 
 // A streamBody ends its stream when it is closed.
 type streamBody struct {
