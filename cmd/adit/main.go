@@ -144,6 +144,15 @@ var commandGroups = []struct {
 	{"Reach what the server reaches:", []string{"forward", "socks", "stdio"}},
 	{"Run a server:", []string{"server", "token"}},
 	{"Operate either:", []string{"config", "service", "status"}},
+	{"Stand in for another tunnel:", standIns()},
+}
+
+// standIns returns the names of the commands that are other programs'.
+func standIns() (names []string) {
+	for _, c := range dropInCommands() {
+		names = append(names, c.Name())
+	}
+	return names
 }
 
 func groupCommands(root *cobra.Command) {
