@@ -334,20 +334,6 @@ func listen(addr string) (net.Listener, error) {
 	return lc.Listen(context.Background(), "tcp", addr)
 }
 
-// A secureListener ends the TLS of its conns.
-type secureListener struct {
-	*net.TCPListener
-	config *tls.Config
-}
-
-func (l secureListener) Accept() (net.Conn, error) {
-	c, err := l.TCPListener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return tls.Server(c, l.config), nil
-}
-
 // check looks at the options, before anything is opened.
 func (s *Server) check() (err error) {
 	switch o := s.opts; {
@@ -467,7 +453,7 @@ func (s *Server) Run(ctx context.Context) error {
 // drain lets what is going on come to its end, for the grace period. The error
 // is that of a listener that fails before.
 func (s *Server) drain(served <-chan error) error {
-	s.log.Info("draining", "delay", s.opts.DrainDelay, "grace", s.opts.Grace)
+	s.log.Info("draining", "delay", s.opts.DrainDelay, "grace", max(s.opts.Grace, 0))
 	s.mu.Lock()
 	s.draining = true
 	s.mu.Unlock()

@@ -89,6 +89,9 @@ func (s *Server) listenURL() url.URL {
 	if s.ln == nil || s.certs != nil {
 		u.Scheme, addr, usual = "https", s.TLSAddr(), 443
 	}
+	if s.opts.Secure != nil {
+		u.Scheme, usual = "https", 443
+	}
 	host := s.opts.Domain
 	if host == "" {
 		host = addr.Addr().Unmap().String()

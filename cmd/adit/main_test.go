@@ -94,7 +94,7 @@ func newCommand(t *testing.T, environ ...string) *command {
 func (c *command) start(t *testing.T, args ...string) *command {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	go func() { c.code <- c.run(ctx, args) }()
+	go func() { c.code <- c.runAs(ctx, "adit", args) }()
 	c.stop = sync.OnceValue(func() int {
 		cancel()
 		return <-c.code
@@ -114,7 +114,7 @@ func call(t *testing.T, environ []string, args ...string) (code int, out, errOut
 	c := newCommand(t, environ...)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	code = c.run(ctx, args)
+	code = c.runAs(ctx, "adit", args)
 	if ctx.Err() != nil {
 		t.Errorf("adit %s had to be ended", strings.Join(args, " "))
 	}
