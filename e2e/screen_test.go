@@ -166,6 +166,7 @@ func TestScreen(t *testing.T) {
 
 	term.run("send-keys", "C-c")
 	term.until(`^● stopped$`)
+	term.until(`^\$$`) // what is typed before the shell is back may be lost
 	term.line("stty -a | tr ' ' '\n' | grep -x echo")
 	term.until(`^echo$`)
 	if text := term.history(); !strings.Contains(text, s.hostURL("web")) || !strings.Contains(text, "/some/page") || !strings.Contains(text, "still here") {
@@ -182,6 +183,7 @@ func TestScreen(t *testing.T) {
 	term.until(`--secret-file or ADIT_TOKEN`)
 	term.run("send-keys", "C-c")
 	term.until(`^● stopped$`)
+	term.until(`^\$$`) // what is typed before the shell is back may be lost
 	_, port, _ := net.SplitHostPort(s.addr)
 	term.line(fmt.Sprintf("clear; %s status; echo code $?", binary))
 	term.until(`^code 1$`)
