@@ -51,6 +51,7 @@ const (
 	maxH2Streams = 250     // at a time on one conn
 	h2Window     = 1 << 20 // bytes of one request that wait to be read
 	h2ConnWindow = 4<<20 - 1
+	h2Frame      = 64 << 10 // bytes of the largest that is read, into memory that the conn keeps
 )
 
 // An innerServer serves conns with package net/http: those for the server
@@ -81,6 +82,7 @@ func (s *innerServer) init(h *HTTP) {
 			MaxConcurrentStreams:          maxH2Streams,
 			MaxReceiveBufferPerStream:     h2Window,
 			MaxReceiveBufferPerConnection: h2ConnWindow,
+			MaxReadFrameSize:              h2Frame,
 		},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, handedKey{}, c)

@@ -13,8 +13,16 @@ import (
 // same ID with the same policy share one, so that a rate is the name's and not
 // each agent's. The zero policies is ready to use.
 type policies struct {
-	mu     sync.Mutex // guards shared, and the refs in it
+	mu     sync.Mutex // guards the fields below, and the refs in shared
 	shared map[policyKey]*sharedGuard
+	asking int // guards that ask visitors for certificates
+}
+
+// ask reports whether there is a name whose visitors have to show certificates.
+func (p *policies) ask() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asking > 0
 }
 
 type policyKey struct {
@@ -54,6 +62,9 @@ func (p *policies) guard(bd dialect.Binding) (g *policy.Guard, release func(), e
 		}
 		s = &sharedGuard{Guard: made}
 		p.shared[key] = s
+		if _, asks := made.VisitorCA(); asks {
+			p.asking++
+		}
 	}
 	s.refs++
 	return s.Guard, sync.OnceFunc(func() { p.release(key, s) }), nil
@@ -64,6 +75,9 @@ func (p *policies) release(key policyKey, s *sharedGuard) {
 	defer p.mu.Unlock()
 	if s.refs--; s.refs == 0 {
 		delete(p.shared, key)
+		if _, asks := s.VisitorCA(); asks {
+			p.asking--
+		}
 	}
 }
 

@@ -229,6 +229,10 @@ func (s *Server) askFor(name string) *x509.CertPool {
 		add(e.Policy)
 	}
 	agents := s.opts.Auth.Authorities()
+	if !bound && s.opts.PathMode && s.policies.ask() {
+		ask = true // the path may be that of a tunnel that asks, and says who signs only then
+		hints = nil
+	}
 	switch {
 	case bound || agents == nil:
 		if !ask {

@@ -389,6 +389,7 @@ func TestMutualTLSOfTunnel(t *testing.T) {
 	f.agent(t, nil, with(httpTunnel(t, "a", saying(t, "a")), aCA), with(httpTunnel(t, "b", saying(t, "b")), bCA),
 		httpTunnel(t, "open", saying(t, "open"))).up(t)
 	mustShow(t, f, ca.Pool, newCertVisitors(t, aCA), "https://a."+domain+"/")
+	mustShow(t, f, ca.Pool, newCertVisitors(t, aCA), "https://"+domain+"/a/")
 
 	ofA := aCA.Issue(t, testca.Client("visitor"))
 	for _, tt := range []struct {
