@@ -399,10 +399,10 @@ func listed(host, exempt string) bool {
 // proxyURL reads a proxy's URL, whose scheme may be missing. As the original
 // does, it speaks plain TCP with the proxy even for https.
 func proxyURL(s string) (*url.URL, error) {
-	u, err := url.Parse(s)
-	if err != nil || u.Host == "" || !strings.Contains(s, "://") {
-		u, err = url.Parse("http://" + s)
+	if !strings.Contains(s, "://") {
+		s = "http://" + s
 	}
+	u, err := url.Parse(s)
 	if err != nil || u.Host == "" {
 		return nil, errors.New("Invalid proxy address: it is not of the form http://user:password@host:port")
 	}

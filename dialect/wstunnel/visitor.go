@@ -357,7 +357,7 @@ func (s *Server) serveStats(w http.ResponseWriter, r *http.Request) {
 	pending, dead := 0, 0
 	for i, t := range tunnels {
 		t.mu.Lock()
-		p, label, remote, idle := t.pending, t.label, t.remote, time.Since(t.seen)
+		p, label, remote, idle := t.pending, t.label, t.remote, t.silenceLocked()
 		caller := ""
 		if t.newest != nil {
 			caller = t.newest.caller
@@ -375,4 +375,15 @@ func (s *Server) serveStats(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "\n")
 	}
 	fmt.Fprintf(w, "req_pending=%d\ndead_tunnels=%d\n", pending, dead)
+}
+
+// silenceLocked returns how long nothing was heard of a client. A session sees
+// to that by itself, and loses its connection when it is too long.
+func (t *Tunnel) silenceLocked() time.Duration {
+	for _, l := range t.links {
+		if nl, ok := l.(*nativeLink); ok && nl.s.Attached() {
+			return 0
+		}
+	}
+	return time.Since(t.seen)
 }
