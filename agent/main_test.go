@@ -31,13 +31,14 @@ const patience = 20 * time.Second
 // A fixture is a real server, which may be stopped and started again at the
 // same address, for agents and visitors of one test.
 type fixture struct {
-	t      *testing.T
-	secret auth.Secret
-	addr   string // after the first start
-	ports  ingress.PortRange
-	hold   time.Duration
-	stop   func() // the server; returns when it is gone
-	drain  func() // begins to stop it
+	t       *testing.T
+	secret  auth.Secret
+	addr    string // after the first start
+	ports   ingress.PortRange
+	hold    time.Duration
+	forward []auth.ForwardRule // of the server, from its next start
+	stop    func()             // the server; returns when it is gone
+	drain   func()             // begins to stop it
 
 	mu    sync.Mutex
 	conns []net.Conn // carriers that agents dialled
@@ -88,7 +89,8 @@ func (f *fixture) start() {
 		PathMode: true,
 		TCPPorts: []ingress.PortRange{f.ports},
 		Hold:     f.hold,
-		Dialects: []dialect.Dialect{native.New(native.Options{})},
+		Dialects: []dialect.Dialect{native.New(native.Options{Forwards: 100})},
+		Forward:  f.forward,
 		Auth:     a,
 		Grace:    patience,
 	})
