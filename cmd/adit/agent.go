@@ -63,6 +63,8 @@ type severalFlags struct {
 	specs  []string
 	apart  bool
 	rules  policyFlags
+
+	forwards localForwardFlags
 }
 
 func newSeveralFlags(p *program) severalFlags {
@@ -75,6 +77,7 @@ func (f *severalFlags) add(fl *pflag.FlagSet) {
 	f.agentFlags.add(fl)
 	fl.BoolVar(&f.apart, "session-per-tunnel", false, "give each tunnel a connection to the server of its own")
 	f.rules.addHTTP(fl)
+	f.forwards.add(fl)
 }
 
 func (p *program) agentCommand() *cobra.Command {
@@ -135,6 +138,8 @@ func (f *severalFlags) settings(fl *pflag.FlagSet, tf *tunnelFile, d *display) (
 		tf.log = d.log
 	}
 	tunnels, err = tf.tunnels(file.Top, fl)
+	wrong(err)
+	_, err = f.forwards.specs()
 	wrong(err)
 	f.credential.dropForEnvironment(f.p, file.Top)
 	opts, err = f.options()
@@ -289,6 +294,13 @@ func (f *severalFlags) runFleet(ctx context.Context, d *display, opts agent.Opti
 	defer unserve()
 	defer f.p.serveReports(d.board, d.log)()
 	defer f.p.supervise(ctx, "serving the tunnels of "+f.server)()
+	forwarding := opts
+	f.shown.apply(&forwarding)
+	stopForwards, err := f.forwards.start(ctx, forwarding, d.log)
+	if err != nil {
+		return err
+	}
+	defer stopForwards()
 	all := fleet{
 		apart: f.apart,
 		log:   d.log,

@@ -132,13 +132,15 @@ func (f *forwardFlags) run(ctx context.Context, specs []forward.Spec) error {
 	if err != nil {
 		return err
 	}
+	tunnels, err := f.reverse(specs)
+	if err != nil {
+		return err
+	}
 	opts, err := f.options()
 	if err != nil {
 		return err
 	}
-	if opts.Tunnels, err = f.reverse(specs); err != nil {
-		return err
-	}
+	opts.Tunnels = tunnels
 	if err := f.shown.wait(ctx, d.log); err != nil {
 		return err
 	}

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestForwardMistakes(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"no forward", []string{"forward"}, "at least 1 arg"},
+		{"malformed", []string{"forward", "2222:a:b"}, `"b" is no port`},
+		{"stdio beside another", []string{"forward", "3000", "stdio:a:22"}, "only go to one target"},
+		{"reverse socks", []string{"forward", "R:socks"}, "goes with neither socks nor stdio"},
+		{"name of nothing", []string{"forward", "3000", "--id", "a"}, "there are none"},
+		{"socks port", []string{"socks", "70000"}, "1 to 65535"},
+		{"target", []string{"stdio", "a"}, "no port"},
+		{"rule of the server", []string{"server", "--forward", "a"}, "--forward: forward rule"},
+		{"service of HTTP", []string{"http", "3000", "--service", "a"}, "unknown flag"},
+		{"service name", []string{"tcp", "22", "--service", "A"}, "--service"},
+		{"service with a port", []string{"tcp", "22", "--service", "a", "--port", "1"}, "neither --port"},
+		{"service with a rule", []string{"tcp", "22", "--service", "a", "--allow-ip", "10.0.0.0/8"}, "neither --port"},
+		{"reverse beside tunnels", []string{"agent", "--tunnel", "a=http://b:1", "--forward", "R:1:b:2", "--secret-file", "x"}, "R: is a tunnel here"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			args := tt.args
+			if tt.name == "reverse beside tunnels" {
+				file := filepath.Join(t.TempDir(), "secret")
+				if err := os.WriteFile(file, []byte("an example secret, long enough"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				args = append(args[:len(args)-1:len(args)-1], file)
+			}
+			code, _, errOut := call(t, nil, args...)
+			if code != exitUsage || !strings.Contains(errOut, tt.want) {
+				t.Errorf("got code %d and %q, want %d and %q", code, errOut, exitUsage, tt.want)
+			}
+		})
+	}
+}
+
+// Forwards run beside the tunnels of a config file, and alone.
+func TestForwardCommands(t *testing.T) {
+	t.Parallel()
+	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "from the target") }))
+	defer up.Close()
+	target := up.Listener.Addr().String()
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "secret")
+	if err := os.WriteFile(secret, []byte("an example secret, long enough"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := newCommand(t).start(t, "server", "--listen", "127.0.0.1:0", "--secret-file", secret, "--data-dir", dir, "--forward", target)
+	url := "ws://" + s.err.wait(t, `listen"?[=:]"?(127\.0\.0\.1:\d+)`)
+	get := func(network, addr string) {
+		t.Helper()
+		tr := &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial(network, addr) }}
+		defer tr.CloseIdleConnections()
+		resp, err := (&http.Client{Transport: tr, Timeout: patience}).Get("http://target/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if b, err := io.ReadAll(resp.Body); err != nil || string(b) != "from the target" {
+			t.Errorf("%s: got %q, %v, want what the target says", addr, b, err)
+		}
+	}
+	alone, beside := filepath.Join(dir, "alone"), filepath.Join(dir, "beside")
+	c := newCommand(t).start(t, "forward", "unix:"+alone+":"+target, "--server", url, "--secret-file", secret)
+	c.out.wait(t, "->")
+	get("unix", alone)
+
+	file := filepath.Join(dir, "agent.yaml")
+	text := "server: " + url + "\nsecret-file: " + secret + "\nlog-level: info\ntunnels:\n  - http: '" + target + "'\n    id: web\nforward: ['unix:" + beside + ":" + target + "']\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, out, _ := call(t, nil, "config", "check", file); code != exitDone {
+		t.Errorf("config check: got code %d: %s", code, out)
+	}
+	a := newCommand(t).start(t, "agent", "--config", file)
+	a.err.wait(t, "forwarding")
+	get("unix", beside)
+	if code := a.stop(); code != exitDone {
+		t.Errorf("agent: got code %d, want %d", code, exitDone)
+	}
+	if code := c.stop(); code != exitDone {
+		t.Errorf("forward: got code %d, want %d", code, exitDone)
+	}
+	if _, err := os.Stat(beside); err == nil {
+		t.Error("the socket is still there")
+	}
+	code, _, errOut := call(t, nil, "stdio", "localhost:1", "--server", url, "--secret-file", secret)
+	if code != exitFailed || !strings.Contains(errOut, "forbidden") {
+		t.Errorf("stdio: got code %d and %q, want %d and the reason", code, errOut, exitFailed)
+	}
+}
