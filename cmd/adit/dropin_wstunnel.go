@@ -396,6 +396,14 @@ func listed(host, exempt string) bool {
 	return false
 }
 
+// A startText is an error in the words of the original, which begin with a
+// capital.
+type startText string
+
+func (e startText) Error() string { return string(e) }
+
+func startTextf(format string, args ...any) error { return startText(fmt.Sprintf(format, args...)) }
+
 // proxyURL reads a proxy's URL, whose scheme may be missing. As the original
 // does, it speaks plain TCP with the proxy even for https.
 func proxyURL(s string) (*url.URL, error) {
@@ -404,7 +412,7 @@ func proxyURL(s string) (*url.URL, error) {
 	}
 	u, err := url.Parse(s)
 	if err != nil || u.Host == "" {
-		return nil, errors.New("Invalid proxy address: it is not of the form http://user:password@host:port")
+		return nil, startText("Invalid proxy address: it is not of the form http://user:password@host:port")
 	}
 	if u.Scheme == "https" {
 		u.Scheme = "http"
@@ -423,18 +431,18 @@ func localPorts(list string) ([]int, error) {
 		from, err := strconv.Atoi(first)
 		if err != nil || from < 1 || from > 65535 {
 			if ranged {
-				return nil, fmt.Errorf("Invalid Port Assignment: %q in range: %q", first, item)
+				return nil, startTextf("Invalid Port Assignment: %q in range: %q", first, item)
 			}
-			return nil, fmt.Errorf("Can not convert %q to integer", item)
+			return nil, startTextf("Can not convert %q to integer", item)
 		}
 		to := from
 		if ranged {
 			if to, err = strconv.Atoi(last); err != nil || to < 1 || to > 65535 {
-				return nil, fmt.Errorf("Invalid Port Assignment: %q in range: %q", last, item)
+				return nil, startTextf("Invalid Port Assignment: %q in range: %q", last, item)
 			}
 		}
 		if to < from {
-			return nil, fmt.Errorf("End port %d can not be less than beginning port %d", to, from)
+			return nil, startTextf("End port %d can not be less than beginning port %d", to, from)
 		}
 		for ; from <= to; from++ {
 			ports = append(ports, from)

@@ -322,12 +322,7 @@ func upgrade(w http.ResponseWriter, key string, native bool) (net.Conn, *bufio.R
 // serveNative takes a client that is adit. The session may be one that was
 // there already, and then has got a new carrier.
 func (s *Server) serveNative(ctx context.Context, t *Tunnel, conn net.Conn, br *bufio.Reader, remote string) error {
-	var early []byte
-	if n := br.Buffered(); n > 0 {
-		p, _ := br.Peek(n)
-		early = append(early, p...)
-	}
-	ws := wsconn.New(conn, wsconn.Server, wsconn.Options{Buffered: early})
+	ws := wsconn.New(conn, wsconn.Server, wsconn.Options{Buffered: early(br)})
 	l := &nativeLink{t: t}
 	sess, resumed, err := s.acceptor.Accept(context.WithoutCancel(ctx), ws, l, func(old *session.Session) bool {
 		return old.Value().(*nativeLink).t == t

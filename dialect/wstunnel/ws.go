@@ -26,8 +26,6 @@ const (
 
 	// writeTime bounds the writing of one frame.
 	writeTime = 60 * time.Second
-
-	closeTooBig = 1009 // RFC 6455, section 7.4.1
 )
 
 var (
