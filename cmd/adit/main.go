@@ -109,7 +109,7 @@ func (p *program) rootCommand() *cobra.Command {
 	root.CompletionOptions.DisableDefaultCmd = true // ours comes with the rest
 	root.AddCommand(
 		p.serverCommand(), p.agentCommand(), p.forwardCommand(), p.socksCommand(), p.stdioCommand(),
-		p.tokenCommand(), p.demoCommand(), p.statusCommand(), p.serviceCommand(), p.configCommand(),
+		p.tokenCommand(), p.demoCommand(), p.statusCommand(), p.serviceCommand(), p.configCommand(), p.certCommand(),
 		p.completionCommand(), p.manCommand(), p.versionCommand(),
 	)
 	root.AddCommand(dropInCommands()...)
@@ -143,7 +143,7 @@ var commandGroups = []struct {
 	{"Expose services:", []string{"http", "tcp", "tls", "agent", "demo"}},
 	{"Reach what the server reaches:", []string{"forward", "socks", "stdio"}},
 	{"Run a server:", []string{"server", "token"}},
-	{"Operate either:", []string{"config", "service", "status"}},
+	{"Operate either:", []string{"config", "service", "status", "cert"}},
 	{"Stand in for another tunnel:", standIns()},
 }
 

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -142,18 +141,18 @@ func (s *agentSession) run(ctx context.Context, serve func(context.Context, requ
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(ctx, func() { s.mux.Close() })
 	defer stop()
-	var wg sync.WaitGroup
+	var wg group
 	wg.Go(func() {
 		watch(ctx, s.mux, s.conn, func(bool) {})
 		cancel(errors.New("the server gives no sign of life"))
 	})
 	cancel(s.read(ctx, &wg, serve))
 	s.mux.Close()
-	wg.Wait()
+	wg.end()
 	return context.Cause(ctx)
 }
 
-func (s *agentSession) read(ctx context.Context, wg *sync.WaitGroup, serve func(context.Context, request)) error {
+func (s *agentSession) read(ctx context.Context, wg *group, serve func(context.Context, request)) error {
 	r := newMessageReader(s.control)
 	for {
 		m, err := r.next()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 )
 
 // apply makes set what the server listens for, or changes nothing and returns
@@ -39,14 +40,15 @@ func (s *Server) apply(set []Entry, f form) error {
 	for _, l := range opened {
 		s.start(l, wanted[l.key])
 	}
+	var closing sync.WaitGroup
+	defer closing.Wait() // so that ports are free when the caller is told
 	for key, l := range s.listeners {
 		if entries, ok := wanted[key]; ok {
 			l.entries.Store(&entries)
 			continue
 		}
 		delete(s.listeners, key)
-		s.wg.Go(l.close)
-		defer func() { <-l.ended }() // so that the port is free when the caller is told
+		closing.Go(l.close)
 	}
 	s.set, s.form = set, f
 	return nil
@@ -56,7 +58,10 @@ func (s *Server) start(l *listener, entries []Entry) {
 	l.entries.Store(&entries)
 	s.listeners[l.key] = l
 	s.log.Printf("now listening on %s", l.ln.Addr())
-	s.wg.Go(func() { s.serve(s.ctx, l) })
+	if !s.wg.Go(func() { s.serve(s.ctx, l) }) {
+		l.ln.Close() // the server has ended
+		close(l.ended)
+	}
 }
 
 // openAll opens the listeners that are not there. One that is in the way and is

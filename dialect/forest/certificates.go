@@ -78,7 +78,13 @@ func agentTLS(c AgentConfig, logger *log.Logger) (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ClientTlsCertificateFile, ClientTlsKeyFile: %w", err)
 	}
-	return &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: pool, MinVersion: tls.VersionTLS12}, nil
+	return &tls.Config{
+		RootCAs:    pool,
+		MinVersion: tls.VersionTLS12,
+		// Shown also to servers that do not ask for its authority, so that they
+		// can say what is wrong with it.
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil },
+	}, nil
 }
 
 // A revoked is a file with certificates that are refused, which is read again

@@ -68,7 +68,7 @@ func newPair(t *testing.T) (tunnel.Tunnel, net.Listener) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, changed := s.agents.pick("a")
+	_, changed := s.agents.pick([]string{"a"})
 	as, err := connect(t.Context(), conn, headerClientID+": a\r\n")
 	if err != nil {
 		t.Fatal(err)
@@ -95,7 +95,7 @@ func newPair(t *testing.T) (tunnel.Tunnel, net.Listener) {
 	}()
 	t.Cleanup(func() { l.Close() })
 	<-changed
-	sess, _ := s.agents.pick("a")
+	sess, _ := s.agents.pick([]string{"a"})
 	return sess, l
 }
 

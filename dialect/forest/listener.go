@@ -54,6 +54,8 @@ func listenAt(key listenKey) (*listener, error) {
 func (s *Server) serve(ctx context.Context, l *listener) {
 	defer close(l.ended)
 	defer l.ln.Close()
+	stop := context.AfterFunc(ctx, func() { l.ln.Close() })
+	defer stop()
 	pause := 5 * time.Millisecond
 	for {
 		conn, err := l.ln.Accept()
@@ -65,10 +67,13 @@ func (s *Server) serve(ctx context.Context, l *listener) {
 				conn.Close()
 				continue
 			}
-			s.wg.Go(func() {
+			if !s.wg.Go(func() {
 				defer s.visitors.Add(-1)
 				s.visit(ctx, l, conn)
-			})
+			}) {
+				s.visitors.Add(-1)
+				conn.Close()
+			}
 			continue
 		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, net.ErrClosed):
 			return

@@ -123,7 +123,13 @@ func (s *Server) checkClients(set []Entry, f form) (status int, text string) {
 		return 0, ""
 	}
 	for _, e := range set {
-		switch state := s.agents.state(e.ClientIdentifier); state {
+		state := s.agents.state(e.ClientIdentifier)
+		for _, id := range e.FailoverClientIdentifiers {
+			if s.agents.state(id) == stateConnected {
+				state = stateConnected // one is enough
+			}
+		}
+		switch state {
 		case stateConnected:
 		case "":
 			return http.StatusNotFound, fmt.Sprintf("Client %s Not Found", e.ClientIdentifier)
@@ -194,7 +200,9 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 	}
 	early, _ := rw.Reader.Peek(rw.Reader.Buffered())
 	mc := newMuxConn(conn, bytes.NewReader(bytes.Clone(early)))
-	s.wg.Go(func() { s.session(mc, c, f) })
+	if !s.wg.Go(func() { s.session(mc, c, f) }) {
+		conn.Close() // the server has ended
+	}
 }
 
 // session serves an agent until its session ends.

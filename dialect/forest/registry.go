@@ -71,27 +71,28 @@ func (k *known) become(state string) {
 	}
 }
 
-// pick returns the session that visitors of id are to use, or nil: the newest
-// one that gives signs of life, if any does. changed is closed when a session
-// comes after that.
-func (r *registry) pick(id string) (s *session, changed <-chan struct{}) {
+// pick returns the session that visitors are to use, or nil. ids are those that
+// may serve them, the first of them first, and not those in but: the newest
+// session of the first that gives signs of life, or if none does, the newest of
+// the first that there is. changed is closed when a session comes after that.
+func (r *registry) pick(ids []string, but ...*session) (s *session, changed <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	k := r.agents[id]
-	if k == nil {
-		return nil, r.changed
-	}
-	for _, o := range slices.Backward(k.sessions) {
-		select {
-		case <-o.done:
+	for _, id := range ids {
+		k := r.agents[id]
+		if k == nil {
 			continue
-		default:
 		}
-		if !o.doubt.Load() {
-			return o, r.changed
-		}
-		if s == nil {
-			s = o
+		for _, o := range slices.Backward(k.sessions) {
+			if o.over() || slices.Contains(but, o) {
+				continue
+			}
+			if !o.doubt.Load() {
+				return o, r.changed
+			}
+			if s == nil {
+				s = o
+			}
 		}
 	}
 	return s, r.changed

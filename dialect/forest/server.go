@@ -44,7 +44,7 @@ type Server struct {
 	agents  *registry
 
 	ctx      context.Context // of Run; ends visitors and sessions
-	wg       sync.WaitGroup  // of all goroutines but those of net/http
+	wg       group           // of all goroutines but those of net/http
 	visitors atomic.Int64
 
 	setMu     sync.Mutex // held while the set changes; guards the fields below
@@ -127,12 +127,7 @@ func (s *Server) Run(ctx context.Context) error {
 		srv.Close()
 	}
 	wg.Wait()
-	s.setMu.Lock()
-	for _, l := range s.listeners {
-		l.ln.Close()
-	}
-	s.setMu.Unlock()
-	s.wg.Wait()
+	s.wg.end()
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) && !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}

@@ -33,8 +33,8 @@ type session struct {
 
 	asks    chan *place // for the writer, in the order of the messages
 	done    chan struct{}
-	ended   chan struct{}  // closed when run has returned
-	drains  sync.WaitGroup // of streams that are closed
+	ended   chan struct{} // closed when run has returned
+	drains  group         // of streams that are closed
 	streams atomic.Int64
 	doubt   atomic.Bool // the agent has been silent for suspectAfter
 
@@ -99,7 +99,7 @@ func acceptSession(conn *muxConn, c claim, f features) (*session, error) {
 // of the session. Visitors may come once it has begun, or before.
 func (s *session) run(parent context.Context) error {
 	defer close(s.ended)
-	defer s.drains.Wait()
+	defer s.drains.end()
 	ctx, cancel := context.WithCancelCause(parent)
 	stop := context.AfterFunc(ctx, func() { s.mux.Close() })
 	defer stop()
@@ -200,7 +200,18 @@ func (s *session) read() error {
 	}
 }
 
-func (s *session) ID() tunnel.ID         { return s.id }
+func (s *session) ID() tunnel.ID { return s.id }
+
+// over reports whether the session has ended.
+func (s *session) over() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
 func (s *session) Done() <-chan struct{} { return s.done }
 
 // Close ends the session, and waits until run has returned.

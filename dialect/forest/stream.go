@@ -33,10 +33,10 @@ const holdBack = time.Second
 type stream struct {
 	st   *yamux.Stream
 	conn *muxConn
-	ours bool            // the peer is of this package: features.halfClose
-	hold bool            // the end of the direction to the peer is held back, see holdBack
-	max  int             // bytes of a frame
-	wg   *sync.WaitGroup // of the session's goroutines; may be nil
+	ours bool   // the peer is of this package: features.halfClose
+	hold bool   // the end of the direction to the peer is held back, see holdBack
+	max  int    // bytes of a frame
+	wg   *group // of the session's goroutines
 
 	readBy, writeBy atomic.Int64 // deadlines, in UnixNano; 0 means none
 	readMu          sync.Mutex   // held by Read
@@ -57,7 +57,7 @@ var (
 	_ tunnel.Resetter   = (*stream)(nil)
 )
 
-func newStream(st *yamux.Stream, conn *muxConn, f features, wg *sync.WaitGroup, onClose func()) *stream {
+func newStream(st *yamux.Stream, conn *muxConn, f features, wg *group, onClose func()) *stream {
 	s := &stream{st: st, conn: conn, wg: wg, ours: f.halfClose, max: maxFrame, last: time.Now(), onClose: onClose}
 	if !s.ours {
 		s.max = maxFrameOld
@@ -191,7 +191,7 @@ func (s *stream) close(abort bool) error {
 	}
 	s.closed = true
 	clean := s.readEnd && s.writeEnd
-	drain := s.ours && !abort && !s.readEnd && s.wg != nil
+	drain := s.ours && !abort && !s.readEnd
 	if s.finTimer != nil {
 		s.finTimer.Stop()
 	}

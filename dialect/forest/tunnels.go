@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	maxTunnels = 1 << 16
-	maxSet     = 16 << 20 // bytes of a set as JSON
+	maxTunnels  = 1 << 16
+	maxFailover = 16       // other clients of one tunnel
+	maxSet      = 16 << 20 // bytes of a set as JSON
 )
 
 // An Entry is one tunnel: who is to get what comes to a port.
@@ -25,6 +26,15 @@ type Entry struct {
 	ListenPort           int
 	BackEndService       string
 	ClientIdentifier     string
+
+	// FailoverClientIdentifiers are who gets visitors while ClientIdentifier
+	// does not serve them, the first of them first. Originals ignore the key.
+	FailoverClientIdentifiers []string `json:",omitempty"`
+}
+
+// clients are all who may get the entry's visitors, the first of them first.
+func (e *Entry) clients() []string {
+	return append([]string{e.ClientIdentifier}, e.FailoverClientIdentifiers...)
 }
 
 // A form is which of its generations' keys a set is written with.
@@ -46,6 +56,8 @@ type wireEntry struct {
 	BackEndService       string
 	ClientIdentifier     string
 	ClientID             string `json:"ClientId"`
+
+	FailoverClientIdentifiers []string
 }
 
 // parseSet reads a set of tunnels, in the keys of any generation; a set in
@@ -73,6 +85,11 @@ func parseSet(b []byte, byDefault form) (set []Entry, f form, null bool, err err
 		f.proxyName = f.proxyName || w.ProxyProtocol != nil
 	}
 	set = make([]Entry, 0, len(wire))
+	for i, w := range wire {
+		if n := len(w.FailoverClientIdentifiers); n > maxFailover {
+			return nil, f, false, fmt.Errorf("tunnel %d: FailoverClientIdentifiers has %d names, at most %d are allowed", i, n, maxFailover)
+		}
+	}
 	for _, w := range wire {
 		set = append(set, w.entry(f))
 	}
@@ -84,6 +101,8 @@ func (w wireEntry) entry(f form) Entry {
 		ListenHostnameGlob: w.ListenHostnameGlob,
 		BackEndService:     w.BackEndService,
 		ClientIdentifier:   either(w.ClientIdentifier, w.ClientID),
+
+		FailoverClientIdentifiers: w.FailoverClientIdentifiers,
 	}
 	for _, p := range []*bool{w.HaProxyProxyProtocol, w.ProxyProtocol} {
 		e.HaProxyProxyProtocol = e.HaProxyProxyProtocol || p != nil && *p
@@ -129,7 +148,12 @@ func appendSet(set []Entry, f form) ([]byte, error) {
 		} else {
 			fmt.Fprintf(&out, `,"BackEndService":%s`, quoted(e.BackEndService))
 		}
-		fmt.Fprintf(&out, `,"ClientIdentifier":%s}`, quoted(e.ClientIdentifier))
+		fmt.Fprintf(&out, `,"ClientIdentifier":%s`, quoted(e.ClientIdentifier))
+		if len(e.FailoverClientIdentifiers) > 0 {
+			all, _ := json.Marshal(e.FailoverClientIdentifiers) // strings alone
+			fmt.Fprintf(&out, `,"FailoverClientIdentifiers":%s`, all)
+		}
+		out.WriteByte('}')
 	}
 	out.WriteByte(']')
 	return out.Bytes(), nil

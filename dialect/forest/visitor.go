@@ -21,7 +21,12 @@ const (
 	// comeback is how long a visitor waits for an agent that is not there: one
 	// that restarts takes less.
 	comeback = 2 * time.Second
+
+	// lookEvery is how often a visitor who waits for one agent looks for others.
+	lookEvery = 250 * time.Millisecond
 )
+
+var errInDoubt = errors.New("forest: the agent gives no sign of life, and there is another")
 
 // visit serves one visitor.
 func (s *Server) visit(ctx context.Context, l *listener, conn net.Conn) {
@@ -116,21 +121,33 @@ func hello(conn net.Conn, entries []Entry) (host string, early []byte, alert byt
 }
 
 // open opens a stream for a visitor, with a session that there is or comes
-// soon. old says that the agent is an original.
+// soon. Nothing of the visitor has been sent before there is a stream, so who
+// refuses it, or gives no sign of life, is passed over for another. old says
+// that the agent is an original.
 func (s *Server) open(ctx context.Context, e *Entry, host string, conn net.Conn) (st net.Conn, old bool, err error) {
 	patience := time.NewTimer(comeback)
 	defer patience.Stop()
 	info := tunnel.StreamInfo{Service: e.service(), Protocol: "tcp", Host: host, Visitor: addrPort(conn.RemoteAddr()), Local: addrPort(conn.LocalAddr())}
+	ids := e.clients()
+	var failed []*session
+	var last error
 	for {
-		sess, changed := s.agents.pick(e.ClientIdentifier)
+		sess, changed := s.agents.pick(ids, failed...)
 		if sess != nil {
-			st, err := sess.OpenStream(ctx, info)
+			st, err := s.openWith(ctx, sess, info, ids, failed)
 			if err == nil {
 				return st, !sess.features.halfClose, nil
 			}
-			if !errors.Is(err, tunnel.ErrClosed) {
+			if ctx.Err() != nil {
 				return nil, false, err
 			}
+			if !errors.Is(err, tunnel.ErrClosed) {
+				failed, last = append(failed, sess), err
+			}
+			continue
+		}
+		if last != nil {
+			return nil, false, last
 		}
 		select {
 		case <-changed:
@@ -140,6 +157,30 @@ func (s *Server) open(ctx context.Context, e *Entry, host string, conn net.Conn)
 			return nil, false, ctx.Err()
 		}
 	}
+}
+
+// openWith opens a stream with one session, and gives up when that is in doubt
+// and there is another that is not.
+func (s *Server) openWith(ctx context.Context, sess *session, info tunnel.StreamInfo, ids []string, failed []*session) (net.Conn, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var look *time.Timer
+	ready := make(chan struct{})
+	look = time.AfterFunc(lookEvery, func() {
+		<-ready
+		if sess.doubt.Load() {
+			if o, _ := s.agents.pick(ids, append(failed[:len(failed):len(failed)], sess)...); o != nil && !o.doubt.Load() {
+				cancel(errInDoubt)
+				return
+			}
+		}
+		if ctx.Err() == nil {
+			look.Reset(lookEvery)
+		}
+	})
+	close(ready)
+	defer look.Stop()
+	return sess.OpenStream(ctx, info)
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
