@@ -112,7 +112,7 @@ func (a *Agent) session(ctx context.Context) (served bool, err error) {
 	}
 	limitUnsent(conn)
 	if a.tls != nil {
-		tc := tls.Client(conn, a.tls)
+		tc := tls.Client(&socket{Conn: conn}, a.tls)
 		if err := tc.HandshakeContext(dialCtx); err != nil {
 			conn.Close()
 			return false, err

@@ -2,7 +2,6 @@ package forest
 
 import (
 	"bytes"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -184,11 +183,7 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	conn.SetDeadline(time.Now().Add(2 * handshakeTime))
-	if tc, ok := conn.(*tls.Conn); ok {
-		limitUnsent(tc.NetConn())
-	} else {
-		limitUnsent(conn)
-	}
+	limitUnsent(plainConn(conn))
 	f := c.features.and(ourFeatures)
 	head := "HTTP/1.1 200 " + connected + "\n"
 	if list := f.String(); list != "" {

@@ -2,6 +2,7 @@ package forest
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"io"
 	"log"
@@ -37,6 +38,7 @@ const (
 type muxConn struct {
 	net.Conn
 	early io.Reader // comes before what is read from Conn; may be nil
+	sock  *socket   // below the TLS of Conn; nil without TLS
 
 	lastRead atomic.Int64 // UnixNano
 
@@ -48,6 +50,11 @@ type muxConn struct {
 
 func newMuxConn(c net.Conn, early io.Reader) *muxConn {
 	m := &muxConn{Conn: c, early: early}
+	if tc, ok := c.(*tls.Conn); ok {
+		if m.sock, ok = tc.NetConn().(*socket); ok {
+			m.sock.bulk()
+		}
+	}
 	m.lastRead.Store(time.Now().UnixNano())
 	return m
 }
@@ -82,7 +89,15 @@ func (m *muxConn) Write(p []byte) (int, error) {
 	}
 	m.buf = append(append(m.buf[:0], m.pending...), p...)
 	m.pending = m.pending[:0]
+	if m.sock != nil {
+		m.sock.cork()
+	}
 	n, err := m.Conn.Write(m.buf)
+	if m.sock != nil {
+		if e := m.sock.uncork(); err == nil {
+			err = e
+		}
+	}
 	return max(0, n-headerSize), err
 }
 

@@ -113,7 +113,7 @@ func (s *Server) Run(ctx context.Context) error {
 	for i, srv := range servers {
 		wg.Go(func() {
 			if s.tls != nil {
-				cancel(srv.ServeTLS(listeners[i], "", ""))
+				cancel(srv.ServeTLS(socketListener{listeners[i]}, "", ""))
 			} else {
 				cancel(srv.Serve(listeners[i]))
 			}
