@@ -14,6 +14,7 @@ import (
 
 	"adit/admin"
 	"adit/auth"
+	"adit/config"
 )
 
 // adminTokenFile is the name of the admin token's file in the data directory.
@@ -44,22 +45,36 @@ type adminServer struct {
 	log  *slog.Logger
 }
 
+// check looks at the flags, and opens nothing.
+func (f *adminFlags) check() error {
+	if f.address != "" {
+		if err := admin.CheckAddress(f.address); err != nil {
+			return usagef("--admin %v", err)
+		}
+		return nil
+	}
+	var problems []error
+	for _, of := range []struct {
+		name string
+		set  bool
+	}{
+		{"admin-hosts", len(f.hosts) > 0},
+		{"admin-open-metrics", f.openMetrics},
+		{"admin-read-token-file", f.readTokenFile != ""},
+		{"admin-token-file", f.tokenFile != ""},
+	} {
+		if of.set {
+			problems = append(problems, usagef("--%s is of no use without --admin", of.name))
+		}
+	}
+	return config.Join(problems...)
+}
+
 // open listens at the admin address, if there is one. dataDir is where the
 // token is.
 func (f *adminFlags) open(dataDir string, log *slog.Logger) (*adminServer, error) {
-	if f.address == "" {
-		for name, set := range map[string]bool{
-			"admin-token-file": f.tokenFile != "", "admin-read-token-file": f.readTokenFile != "",
-			"admin-hosts": len(f.hosts) > 0, "admin-open-metrics": f.openMetrics,
-		} {
-			if set {
-				return nil, usagef("--%s is of no use without --admin", name)
-			}
-		}
-		return nil, nil
-	}
-	if err := admin.CheckAddress(f.address); err != nil {
-		return nil, usagef("--admin %v", err)
+	if err := f.check(); err != nil || f.address == "" {
+		return nil, err
 	}
 	a := &adminServer{log: log, opts: admin.Options{Hosts: f.hosts, OpenMetrics: f.openMetrics, Logger: log}}
 	var err error

@@ -95,8 +95,8 @@ func (p *program) checkFile(path, role string) (string, error) {
 		f := serverFlags{p: alone}
 		f.add(fl)
 		f.config = path
-		_, _, err = f.settings(fl)
-		return role, err
+		_, place, err := f.settings(fl)
+		return role, config.Join(err, place(f.checkFiles()))
 	}
 	f := newSeveralFlags(alone)
 	f.add(fl)

@@ -21,6 +21,8 @@ func TestConfigCheck(t *testing.T) {
 	server := write("server.yaml", "listen: :80\ndomain: tunnel.example.com\n")
 	agent := write("agent.yaml", "server: wss://tunnel.example.com\ntunnels:\n  - http: 3000\n    id: web\n")
 	badServer := write("bad-server.yaml", "listen: 80\ndoman: x\npublic-url: nowhere\nhold: 30\nlog-level: loud\nreserved-ids: ['A B']\n")
+	badFiles := write("bad-files.yaml", "tls-cert: /nonexistent/cert\nagent-ca-file: /nonexistent/ca\nold-secret-file: /nonexistent/old\nrate: x\nadmin: nowhere\ntrusted-proxies: [\"::/0\"]\ntls-listen: 127.0.0.1:0\n")
+	rules := write("rules.yaml", "tunnels:\n  - http: 3000\n    allow-ip: [here]\n    rate: 3\n    max-body: x\n    hostname: [a_b]\n  - tls: 443\n    basic-auth: [a:b]\n    proxy-protocol: v3\n")
 	badAgent := write("bad-agent.yaml", "server: tunnel.example.com\nca-file: /nonexistent/ca\nsecret-file: /nonexistent/secret\ntunnels:\n  - http: 3000\n    id: Web\n  - tcp: 22\n    max-body: 1MB\n")
 	webhook := write("webhook.yaml", "tunnels:\n  - http: 3000\n    verify-webhook: github\n")
 	untold := write("untold.yaml", "server: wss://tunnel.example.com\ninstance: x\n")
@@ -43,6 +45,22 @@ func TestConfigCheck(t *testing.T) {
 			badServer + `:4:7: hold: "30": want a time such as`,
 			badServer + `:5:1: log-level "loud"`,
 			badServer + ":6:1: reserved-ids: ",
+		}},
+		{"files and rules of a server", []string{badFiles}, nil, exitFailed, []string{
+			badFiles + ":1:1: tls-cert: certificate file /nonexistent/cert: no such file",
+			badFiles + ":2:1: agent-ca-file: ",
+			badFiles + ":3:1: old-secret-file: ",
+			badFiles + `:4:1: rate: "x"`,
+			badFiles + `:5:1: admin "nowhere"`,
+			badFiles + `:6:1: trusted-proxies "::/0"`,
+		}},
+		{"all rules of a tunnel", []string{rules}, nil, exitFailed, []string{
+			rules + `:3:5: allow-ip: "here"`,
+			rules + `:4:5: rate: "3"`,
+			rules + `:5:5: max-body "x"`,
+			rules + ":6:5: hostname: ",
+			rules + ":8:5: basic-auth: only HTTP",
+			rules + `:9:5: proxy-protocol "v3"`,
 		}},
 		{"bad agent", []string{badAgent}, nil, exitFailed, []string{
 			badAgent + `:1:1: server "tunnel.example.com": want ws://`,

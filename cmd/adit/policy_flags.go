@@ -36,18 +36,14 @@ func (f *connFlags) add(fl *pflag.FlagSet, what string) {
 	fl.StringVar(&f.totalRate, "total-rate", "", what+" of all visitors together, as for --rate")
 }
 
-func (f *connFlags) apply(to *policy.Policy) (err error) {
-	if to.AllowIP, err = parseNetworks("allow-ip", f.allowIP); err != nil {
-		return err
-	}
-	if to.DenyIP, err = parseNetworks("deny-ip", f.denyIP); err != nil {
-		return err
-	}
-	if to.Rate, err = parseRate("rate", f.rate); err != nil {
-		return err
-	}
-	to.TotalRate, err = parseRate("total-rate", f.totalRate)
-	return err
+// apply puts the flags into a policy. The error has all that is wrong.
+func (f *connFlags) apply(to *policy.Policy) error {
+	var problems [4]error
+	to.AllowIP, problems[0] = parseNetworks("allow-ip", f.allowIP)
+	to.DenyIP, problems[1] = parseNetworks("deny-ip", f.denyIP)
+	to.Rate, problems[2] = parseRate("rate", f.rate)
+	to.TotalRate, problems[3] = parseRate("total-rate", f.totalRate)
+	return config.Join(problems[:]...)
 }
 
 func parseNetworks(flag string, list []string) (networks []netip.Prefix, err error) {
@@ -124,11 +120,10 @@ func (f *serverPolicyFlags) add(fl *pflag.FlagSet) {
 	markRules(fl)
 }
 
-func (f *serverPolicyFlags) apply(opts *server.Options) (err error) {
-	if opts.Policy.MaxBody, err = parseSize("max-body", f.maxBody); err != nil {
-		return err
-	}
-	if err := f.conns.apply(&opts.Policy); err != nil {
+func (f *serverPolicyFlags) apply(opts *server.Options) error {
+	var size error
+	opts.Policy.MaxBody, size = parseSize("max-body", f.maxBody)
+	if err := config.Join(f.conns.apply(&opts.Policy), size); err != nil {
 		return err
 	}
 	return checked(opts.Policy.CheckHTTP())
@@ -179,32 +174,32 @@ func (f *policyFlags) addRequests(fl *pflag.FlagSet) {
 	fl.StringVar(&f.visitorCAFile, "visitor-ca-file", "", "file with certificates of authorities; visitors need a certificate of one of them")
 }
 
-// policy returns what the flags say for a tunnel of that kind and ID.
+// policy returns what the flags say for a tunnel of that kind and ID. The error
+// has all that is wrong.
 func (f *policyFlags) policy(t agent.Tunnel) (p policy.Policy, err error) {
-	if err := f.conns.apply(&p); err != nil {
-		return p, err
-	}
+	problems := []error{f.conns.apply(&p)}
+	wrong := func(err error) { problems = append(problems, err) }
 	p.AgentErrors = f.agentErrors
-	if p.MaxBody, err = parseSize("max-body", f.maxBody); err != nil {
-		return p, err
+	p.MaxBody, err = parseSize("max-body", f.maxBody)
+	wrong(err)
+	p.BasicAuth, err = f.logins()
+	wrong(err)
+	if p.PassAuthorization = f.passAuthorization; p.PassAuthorization && p.BasicAuth == nil && err == nil {
+		wrong(usagef("--pass-authorization: without --basic-auth the upstream sees Authorization anyway"))
 	}
-	if p.BasicAuth, err = f.logins(); err != nil {
-		return p, err
-	}
-	if p.PassAuthorization = f.passAuthorization; p.PassAuthorization && p.BasicAuth == nil {
-		return p, usagef("--pass-authorization: without --basic-auth the upstream sees Authorization anyway")
-	}
-	if f.viewerTokens || f.viewerKeyFile != "" {
-		if p.ViewerKeys, err = f.p.viewerKeys(f.viewerKeyFile, t.ID); err != nil {
-			return p, err
-		}
+	if (f.viewerTokens || f.viewerKeyFile != "") && t.ID != "" { // without one that is wrong already
+		p.ViewerKeys, err = f.p.viewerKeys(f.viewerKeyFile, t.ID)
+		wrong(err)
 	}
 	if f.visitorCAFile != "" {
 		b, err := readBounded(f.visitorCAFile)
 		if err != nil {
-			return p, fmt.Errorf("--visitor-ca-file: %w", err)
+			wrong(fmt.Errorf("--visitor-ca-file: %w", err))
 		}
 		p.VisitorCA = string(b)
+	}
+	if err := config.Join(problems...); err != nil {
+		return p, err
 	}
 	if t.Kind == dialect.HTTP {
 		return p, checked(p.CheckHTTP())

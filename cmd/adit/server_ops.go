@@ -11,6 +11,7 @@ import (
 
 	"adit/accesslog"
 	"adit/admin"
+	"adit/config"
 	"adit/metrics"
 	"adit/server"
 	"adit/session"
@@ -54,18 +55,21 @@ func (f *opsFlags) apply(opts *server.Options, dataDir string) error {
 	opts.DrainDelay = f.drainDelay
 	opts.BlockFile = filepath.Join(dataDir, blockFile)
 	opts.Version = versionString()
-	switch {
-	case f.drainDelay < 0 || f.drainDelay > time.Hour:
-		return usagef("--drain-delay %v: 0s to 1h are allowed", f.drainDelay)
-	case f.accessLog == "off" && f.accessFile != "-":
-		return usagef("--access-log-file %s: nothing is written there without --access-log", f.accessFile)
-	case f.accessLog != "off":
-		if _, err := accesslog.ParseFormat(f.accessLog); err != nil {
-			return usagef("--access-log %q: json, combined and off are allowed", f.accessLog)
+	problems := []error{f.admin.check()}
+	wrong := func(err error) { problems = append(problems, err) }
+	if f.drainDelay < 0 || f.drainDelay > time.Hour {
+		wrong(usagef("--drain-delay %v: 0s to 1h are allowed", f.drainDelay))
+	}
+	if f.accessLog == "off" {
+		if f.accessFile != "-" {
+			wrong(usagef("--access-log-file %s: nothing is written there without --access-log", f.accessFile))
 		}
+	} else if _, err := accesslog.ParseFormat(f.accessLog); err != nil {
+		wrong(usagef("--access-log %q: json, combined and off are allowed", f.accessLog))
 	}
 	_, err := f.traces.options()
-	return err
+	wrong(err)
+	return config.Join(problems...)
 }
 
 // An operation is what operators have of a server, beside its log.

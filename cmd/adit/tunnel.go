@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"adit/agent"
+	"adit/config"
 	"adit/dialect"
 	"adit/internal/folder"
 	"adit/tunnel"
@@ -119,37 +120,34 @@ func (p *program) tunnelSettings() map[string]bool {
 }
 
 // tunnel returns the tunnel of the flags to an upstream, as it was given. log
-// is for upstreams that are part of the agent.
+// is for upstreams that are part of the agent. The error has all that is wrong.
 func (f *tunnelFlags) tunnel(upstream string, log *slog.Logger) (t agent.Tunnel, err error) {
-	if t.Upstream, err = f.upstream(upstream, log); err != nil {
-		return t, err
-	}
-	if t.Upstream, err = f.introduced(t.Upstream); err != nil {
-		return t, err
-	}
+	var problems []error
+	wrong := func(err error) { problems = append(problems, err) }
 	t.Kind, t.Port, t.Hostnames = f.kind, f.port, f.hostnames
 	for i, h := range t.Hostnames {
 		t.Hostnames[i] = strings.ToLower(strings.TrimSuffix(h, "."))
 		if err := tunnel.CheckHostname(t.Hostnames[i]); err != nil {
-			return t, usagef("--hostname: %v", err)
+			wrong(usagef("--hostname: %v", err))
 		}
 	}
-	if t.Kind != dialect.HTTP && t.Upstream.HTTP2() {
-		return t, usagef("upstream %s: it is for adit http", t.Upstream)
-	}
+	t.Upstream, err = f.upstream(upstream, log)
+	wrong(err)
 	id := f.id
-	if id == "" {
+	if id == "" && err == nil {
 		id = defaultID(t.Upstream.String())
 	}
-	if t.ID, err = tunnel.ParseID(id); err != nil {
-		return t, usagef("--id: %v", err)
-	}
-	if f.kind == dialect.HTTP {
-		if t.Upstream, f.rules.agentErrors, err = f.does.upstream(t.Upstream, log); err != nil {
-			return t, err
+	if id != "" {
+		if t.ID, err = tunnel.ParseID(id); err != nil {
+			wrong(usagef("--id: %v", err))
 		}
 	}
-	if err := f.rules.apply(&t); err != nil || f.name == "" {
+	if t.Upstream != nil {
+		t.Upstream, err = f.fitted(t.Upstream, log)
+		wrong(err)
+	}
+	wrong(f.rules.apply(&t))
+	if err := config.Join(problems...); err != nil || f.name == "" {
 		return t, err
 	}
 	if err := tunnel.CheckService(f.name); err != nil {
@@ -160,6 +158,23 @@ func (f *tunnelFlags) tunnel(upstream string, log *slog.Logger) (t agent.Tunnel,
 	}
 	t.Kind, t.Name = dialect.Service, f.name
 	return t, nil
+}
+
+// fitted returns the upstream with what the flags say of it.
+func (f *tunnelFlags) fitted(up *agent.Upstream, log *slog.Logger) (*agent.Upstream, error) {
+	if f.kind != dialect.HTTP && up.HTTP2() {
+		return nil, usagef("upstream %s: it is for adit http", up)
+	}
+	with, err := f.introduced(up)
+	if f.kind != dialect.HTTP {
+		return with, err
+	}
+	if err == nil {
+		up = with
+	}
+	var does error
+	up, f.rules.agentErrors, does = f.does.upstream(up, log)
+	return up, config.Join(err, does)
 }
 
 // introduced returns the upstream as --proxy-protocol would have it.
