@@ -10,12 +10,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
 
 	"adit/internal/certs"
 	"adit/internal/testca"
+	"adit/policy"
 	"adit/tunnel"
 	"adit/tunnel/tunneltest"
 )
@@ -293,9 +295,14 @@ func TestTLSRefuses(t *testing.T) {
 	t.Parallel()
 	m, _ := tunneltest.NewMemory("db")
 	defer m.Close()
+	shut, err := policy.NewGuard("db", policy.Policy{DenyIP: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	n := names{
 		"plain.example.org": {Tunnel: m},
 		"away.example.org":  {TLS: true},
+		"shut.example.org":  {TLS: true, Tunnel: m, Policy: shut},
 	}
 	d := openDoor(t, n, nil)
 	bare := openDoor(t, n, func(o *TLSOptions, _ *HTTPOptions) { o.Certificates = nil })
@@ -316,6 +323,7 @@ func TestTLSRefuses(t *testing.T) {
 		{"nothing to show", bare, hello("web.example.com"), 112},
 		{"nothing to show to who names nobody", bare, hello(""), 112},
 		{"agent offline", d, hello("away.example.org"), 80},
+		{"kept out by a policy", d, hello("shut.example.org"), 49},
 		{"malformed", d, broken, 50},
 		{"too long", d, []byte{22, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff}, 22},
 		{"end in the middle", d, hello("web.example.com")[:100], 0},

@@ -310,6 +310,8 @@ func (v *tlsVisitor) noStream(err error) {
 	switch explain(err) {
 	case probUnknownName, probMisdirected:
 		v.alert(clienthello.AlertUnrecognizedName)
+	case probAddress, probRate, probBlocked:
+		v.alert(clienthello.AlertAccessDenied)
 	default:
 		v.alert(clienthello.AlertInternalError)
 	}

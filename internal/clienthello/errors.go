@@ -5,6 +5,7 @@ const (
 	AlertUnexpectedMessage = 10
 	AlertRecordOverflow    = 22
 	AlertIllegalParameter  = 47
+	AlertAccessDenied      = 49
 	AlertDecodeError       = 50
 	AlertInternalError     = 80
 	AlertUnrecognizedName  = 112
