@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -199,4 +200,26 @@ func TestSCPThroughForwardSurvivesCuts(t *testing.T) {
 		t.Errorf("the carrier was cut %d times, want at least 2", cuts)
 	}
 	t.Logf("%d MiB came whole over a carrier that was cut %d times", size>>20, cuts)
+}
+
+// The way out is HTTPS alone: the server is behind the nginx of
+// docs/getting-started.md.
+func TestSSHThroughForwardBehindNginxWithTLS(t *testing.T) {
+	t.Parallel()
+	need(t, "nginx")
+	d := startSSHD(t, "127.0.0.1")
+	front := freePort(t)
+	s := startServer(t, "--public-url", "https://tunnel.example.com:"+front, "--trusted-proxies", "127.0.0.1", "--forward", "127.0.0.1:"+d.port)
+	ca := documentedNginx(t, front, s.addr)
+	stdio := fmt.Sprintf("ProxyCommand=%s stdio %%h:%%p --server wss://localhost:%s --secret-file %s --ca-file %s", binary, front, s.secret, ca)
+	ssh := slices.Insert(d.login(t, "127.0.0.1", d.port), 1, "-o", stdio)
+	waitLogin(t, ssh)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := exec.CommandContext(ctx, ssh[0], append(slices.Clip(ssh[1:]), "wc -c")...)
+	c.Stdin = body(8 << 20)
+	counted, err := c.Output()
+	if err != nil || strings.TrimSpace(string(counted)) != fmt.Sprint(8<<20) {
+		t.Errorf("remote wc: got %q, %v, want %d", counted, err, 8<<20)
+	}
 }
