@@ -125,7 +125,7 @@ func parseReverse(s string) (spec Spec, err error) {
 	}
 	spec.Kind = Reverse
 	if last := parts[len(parts)-1]; last.text == "socks" || parts[0].text == "stdio" {
-		return spec, errors.New("R: is a public port for one target: it goes with neither socks nor stdio")
+		return spec, errors.New("a public port (R:) has one target: it goes with neither socks nor stdio")
 	}
 	parts, port, err := spec.takeTarget(parts)
 	if err != nil {
@@ -135,7 +135,7 @@ func parseReverse(s string) (spec Spec, err error) {
 		return spec, err
 	}
 	if n := spec.Target.Network; n != tunnel.TCP && n != tunnel.Unix {
-		return spec, fmt.Errorf("R: leads to what the agent dials with tcp or unix, and not with %s", n)
+		return spec, fmt.Errorf("a public port (R:) leads to what the agent dials with tcp or unix, and not with %s", n)
 	}
 	if len(parts) > 0 {
 		at := parts[len(parts)-1]

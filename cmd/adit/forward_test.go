@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -65,7 +66,9 @@ func TestForwardCommands(t *testing.T) {
 	url := "ws://" + s.err.wait(t, `listen"?[=:]"?(127\.0\.0\.1:\d+)`)
 	get := func(network, addr string) {
 		t.Helper()
-		tr := &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial(network, addr) }}
+		tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		}}
 		defer tr.CloseIdleConnections()
 		resp, err := (&http.Client{Transport: tr, Timeout: patience}).Get("http://target/")
 		if err != nil {
