@@ -12,6 +12,15 @@ import (
 	"adit/policy"
 )
 
+// cookiePath is the path below which all of a tunnel is. prefix and key are those
+// that it was found by.
+func (h *HTTP) cookiePath(prefix, key string) string {
+	if h.opts.Rules != nil && strings.HasPrefix(key, "/") && !strings.ContainsRune(key, ';') {
+		prefix = key // Rules leave prefix to the upstream, as if there were none
+	}
+	return prefix + "/"
+}
+
 // admit asks the policy of the target that the request is about to go to. The
 // answer of one target is not good for another.
 func (v *visitor) admit(g *policy.Guard) error {
@@ -38,7 +47,7 @@ func (v *visitor) policyRequest() *policy.Request {
 		Visitor:      v.visitorAddr(),
 		Method:       string(ex.req.Method),
 		Target:       string(ex.req.Target),
-		Path:         ex.prefix + "/",
+		Path:         v.h.cookiePath(ex.prefix, ex.key),
 		Secure:       http1.EqualFold(v.scheme(), "https"),
 		Length:       ex.req.Length,
 		Certificates: func() []*x509.Certificate { return shownBy(v.tls) },
@@ -96,7 +105,7 @@ func (f *fallback) policyRequest(to *routed) *policy.Request {
 		Visitor:      addr,
 		Method:       r.Method,
 		Target:       targetOf(r),
-		Path:         to.shown + "/",
+		Path:         f.h.cookiePath(to.shown, to.key),
 		Secure:       scheme == "https",
 		Length:       r.ContentLength,
 		Values:       r.Header.Values,

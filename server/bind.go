@@ -127,7 +127,11 @@ func (b *binder) register() {
 		return
 	}
 	bd := dialect.Binding{Key: "id", Kind: dialect.HTTP, ID: b.tunnel.ID()}
-	bound, err := b.try(bd, b.checkRegistered)
+	var bound dialect.Bound
+	var err error
+	if bd.Policy, err = b.server.registrantPolicy(bd.ID); err == nil {
+		bound, err = b.try(bd, b.checkRegistered)
+	}
 	t.Registered(bound, err)
 	if err != nil {
 		go b.server.unlessClosing(func() { b.tunnel.Close() })

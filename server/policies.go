@@ -2,6 +2,7 @@ package server
 
 import (
 	"crypto/sha256"
+	"encoding/json"
 	"sync"
 
 	"adit/dialect"
@@ -114,4 +115,22 @@ func newServerGuard(p policy.Policy) (*policy.Guard, error) {
 		return nil, &OptionError{"Policy", "policy: " + err.Error()}
 	}
 	return g, nil
+}
+
+// registrantPolicy returns the policy for the visitors of an ID whose agent
+// cannot ask for one. The error is a *dialect.BindError.
+func (s *Server) registrantPolicy(id tunnel.ID) (json.RawMessage, error) {
+	if s.opts.RegistrantPolicy == nil {
+		return nil, nil
+	}
+	var b []byte
+	p, err := s.opts.RegistrantPolicy(id)
+	if err == nil && !p.IsZero() {
+		b, err = p.Encode()
+	}
+	if err != nil {
+		s.log.Error("no policy for an agent", "id", string(id), "err", err)
+		return nil, &dialect.BindError{Code: dialect.BindInternal, Reason: "the rules for visitors cannot be had"}
+	}
+	return b, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -13,7 +14,9 @@ import (
 
 	"adit/auth"
 	"adit/dialect/websocktunnel"
+	"adit/policy"
 	"adit/server"
+	"adit/tunnel"
 )
 
 // anyToken accepts every token for what the claim asks, on behalf of subject.
@@ -149,5 +152,40 @@ func TestRegistrantWithOddID(t *testing.T) {
 	f = start(t, func(o *server.Options) { withRegistrants("ci")(o); o.PathMode = false })
 	if _, err := f.registrant(t, "Task_1~x", "good", "odd"); err == nil {
 		t.Error("without paths: got no error")
+	}
+}
+
+// The operator's rules for visitors of agents that cannot have any.
+func TestRegistrantPolicy(t *testing.T) {
+	t.Parallel()
+	f := start(t, func(o *server.Options) {
+		withRegistrants("ci")(o)
+		o.RegistrantPolicy = func(id tunnel.ID) (p policy.Policy, err error) {
+			switch id {
+			case "closed":
+				p.DenyIP = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+			case "broken":
+				err = errors.New("no rules today")
+			}
+			return p, err
+		}
+	})
+	for _, id := range []string{"open", "closed"} {
+		if _, err := f.registrant(t, id, "good", id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	visitor := f.visitor(t)
+	if status, _ := f.get(t, visitor, "open.example.com", "/"); status != 200 {
+		t.Errorf("an ID without rules: got %d, want 200", status)
+	}
+	if status, _ := f.get(t, visitor, "closed.example.com", "/"); status != 403 {
+		t.Errorf("an ID that nobody may visit: got %d, want 403", status)
+	}
+	if _, err := f.registrant(t, "broken", "good", "broken"); err == nil {
+		t.Error("an agent is there without the rules for it")
+	}
+	if status, _ := f.get(t, visitor, "broken.example.com", "/"); status != 404 {
+		t.Errorf("an ID whose agent was turned away: got %d, want 404", status)
 	}
 }

@@ -108,6 +108,11 @@ type Options struct {
 	// HTTP visitors alone. See also SetPolicy.
 	Policy policy.Policy
 
+	// RegistrantPolicy, if not nil, returns what the visitors of an ID are
+	// under whose agent cannot ask for anything: see dialect.Registrant. An
+	// error turns the agent away. It may be called by several goroutines.
+	RegistrantPolicy func(tunnel.ID) (policy.Policy, error)
+
 	// Hold is how long visitors wait for an agent that is away; 0 means 30 s,
 	// negative means not at all.
 	Hold time.Duration

@@ -58,11 +58,11 @@ type websocktunnelFlags struct {
 	help, version bool
 	short         bool
 	tokens        string
-	owner         string
 	unknown       int
 	urlPort       bool
 	hold, grace   time.Duration
 	dataDir       string
+	viewers       registrantViewerFlags
 	ops           opsFlags
 }
 
@@ -75,13 +75,13 @@ func (f *websocktunnelFlags) parser() optionParser {
 	for _, name := range []string{"help", "version", "short-version"} {
 		fl.Lookup(name).Hidden = true
 	}
-	fl.StringVar(&f.tokens, "tokens", "strict", "strict: as documented, for 31 days at most, and for AUDIENCE if there is one; lax: as the original takes them, which looks at neither")
-	fl.StringVar(&f.owner, "owner", auth.TunnelTokenSubject, "owner of the clients' names, which agents with other credentials of that subject share")
+	addTunnelTokens(fl, "tokens", &f.tokens)
 	fl.IntVar(&f.unknown, "unknown-status", http.StatusGatewayTimeout, "status for ids that no client is connected with: 504, or 404 as before December 2018")
 	fl.BoolVar(&f.urlPort, "url-port", false, "say the port in the addresses that clients of webhooktunnel are told")
 	fl.DurationVar(&f.hold, "hold", 0, "how long viewers wait for a client that is away; 0s for not at all")
 	fl.DurationVar(&f.grace, "grace", 0, "how long viewers may finish when the server is told to stop; 0s for not at all")
 	fl.StringVar(&f.dataDir, "data-dir", f.p.dataDir(), "folder for what must last: the token of --admin, and blocked names")
+	f.viewers.add(fl, "")
 	f.ops.add(fl, f.p)
 	return o
 }
@@ -165,10 +165,10 @@ func (f *websocktunnelFlags) options(w *whereabouts, log *slog.Logger) (opts ser
 	if err != nil {
 		return opts, err
 	}
-	switch {
-	case f.tokens != "strict" && f.tokens != "lax":
-		return opts, fmt.Errorf("--tokens %q: strict and lax are allowed", f.tokens)
-	case f.unknown != http.StatusGatewayTimeout && f.unknown != http.StatusNotFound:
+	if err := checkTunnelTokens("tokens", f.tokens); err != nil {
+		return opts, err
+	}
+	if f.unknown != http.StatusGatewayTimeout && f.unknown != http.StatusNotFound {
 		return opts, fmt.Errorf("--unknown-status %d: 504 and 404 are allowed", f.unknown)
 	}
 	for name, d := range map[string]time.Duration{"hold": f.hold, "grace": f.grace} {
@@ -180,7 +180,6 @@ func (f *websocktunnelFlags) options(w *whereabouts, log *slog.Logger) (opts ser
 		Secrets:  []string{secretA, secretB},
 		Audience: f.p.getenv("AUDIENCE"),
 		Lax:      f.tokens == "lax",
-		Subject:  f.owner,
 	})
 	if err != nil {
 		return opts, err
@@ -203,6 +202,9 @@ func (f *websocktunnelFlags) options(w *whereabouts, log *slog.Logger) (opts ser
 		Dialects:     []dialect.Dialect{websocktunnel.New(websocktunnel.Options{Auth: tokens, URL: w.url})},
 		Auth:         nobody,
 		Logger:       log,
+	}
+	if err := f.viewers.apply(f.p, &opts); err != nil {
+		return opts, err
 	}
 	return opts, f.ops.apply(&opts, f.dataDir)
 }

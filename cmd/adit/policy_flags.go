@@ -304,16 +304,25 @@ func readBounded(path string) ([]byte, error) { return config.ReadFile(path, max
 // viewerKeys loads the keys of an ID's viewer tokens: the one to sign with, and
 // perhaps a second one, which is on its way out. Without a file they are those
 // of this machine and user, made when they are needed first.
-func (p *program) viewerKeys(file string, id tunnel.ID) (keys []policy.ViewerKey, err error) {
-	var s auth.Secret
-	if file != "" {
-		s, err = auth.LoadSecret(file)
-	} else {
-		s, _, err = auth.LoadOrCreateSecret(filepath.Join(p.dataDir(), "viewers"))
-	}
+func (p *program) viewerKeys(file string, id tunnel.ID) ([]policy.ViewerKey, error) {
+	master, err := p.viewerMaster(file)
 	if err != nil {
 		return nil, err
 	}
+	return keysOf(master, id)
+}
+
+// viewerMaster loads what keys are made of.
+func (p *program) viewerMaster(file string) (auth.Secret, error) {
+	if file != "" {
+		return auth.LoadSecret(file)
+	}
+	s, _, err := auth.LoadOrCreateSecret(filepath.Join(p.dataDir(), "viewers"))
+	return s, err
+}
+
+// keysOf makes an ID's keys.
+func keysOf(s auth.Secret, id tunnel.ID) (keys []policy.ViewerKey, err error) {
 	for _, line := range nonEmptyLines(s.Reveal()) {
 		k, err := policy.NewViewerKey([]byte(line), id)
 		if err != nil {

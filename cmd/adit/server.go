@@ -50,6 +50,7 @@ type serverFlags struct {
 	ops            opsFlags
 	identity       identityFlags
 	tls            tlsFlags
+	websocktunnel  serverTunnelFlags
 
 	running *server.Server // nil before it does
 }
@@ -92,6 +93,7 @@ func (f *serverFlags) add(fl *pflag.FlagSet) {
 	f.policy.add(fl)
 	f.forward.add(fl)
 	f.identity.add(fl)
+	f.websocktunnel.add(fl, f.p)
 	f.log.add(fl, false)
 	f.ops.add(fl, f.p)
 }
@@ -254,6 +256,9 @@ func (f *serverFlags) options(log *slog.Logger) (opts server.Options, err error)
 	}
 	opts.Dialects = []dialect.Dialect{
 		native.New(native.Options{Session: so, Forwards: f.forward.streams(), Logger: log}),
+	}
+	if err := f.websocktunnel.apply(&opts); err != nil {
+		return opts, err
 	}
 	return opts, f.check(opts)
 }

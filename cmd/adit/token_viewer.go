@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"adit/dialect/websocktunnel"
 	"adit/policy"
 	"adit/tunnel"
 )
@@ -25,7 +26,7 @@ func (p *program) viewerTokenCommand() *cobra.Command {
 			"  curl -H \"Authorization: Bearer $(adit token viewer --id web)\" https://web.tunnel.example.com/",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if _, err := tunnel.ParseID(id); err != nil {
+			if _, err := tunnel.ParseID(id); err != nil && !websocktunnel.Websocktunnel.ValidID(id) {
 				return usagef("--id: %v", err)
 			}
 			if ttl < time.Second || ttl > 365*24*time.Hour {

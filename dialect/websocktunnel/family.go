@@ -52,9 +52,9 @@ var (
 	bearerPattern = regexp.MustCompile(`^Bearer ([\w.-]+)$`)
 )
 
-// validID reports whether an agent of the family may have the ID. Those of
+// ValidID reports whether an agent of the family may have the ID. Those of
 // webhooktunnel could have any, even such as no visitor reaches.
-func (f *Family) validID(id string) bool {
+func (f *Family) ValidID(id string) bool {
 	if len(id) > maxID {
 		return false
 	}

@@ -173,7 +173,7 @@ const (
 func check(r *http.Request, f *Family, id string) *refusal {
 	bad := func(reason string) *refusal { return &refusal{status: http.StatusBadRequest, reason: reason} }
 	switch {
-	case !f.validID(id):
+	case !f.ValidID(id):
 		return bad(fmt.Sprintf("id %.80q: it takes 1 to %d of letters, digits and _~.%%-", id, maxID))
 	case !bearerPattern.MatchString(r.Header.Get("Authorization")):
 		return bad("header Authorization is not Bearer and a token")
