@@ -55,12 +55,12 @@ func splitFor(list string) (nodes []string) {
 // splitForwarded returns the value of "for" of each element of Forwarded (RFC
 // 7239, section 4), and "" for those without.
 func splitForwarded(list string) (nodes []string) {
-	for _, element := range splitQuoted(list, ',') {
+	for _, element := range http1.SplitQuoted(list, ',') {
 		if strings.Trim(element, " \t") == "" {
 			continue
 		}
 		node := ""
-		for _, pair := range splitQuoted(element, ';') {
+		for _, pair := range http1.SplitQuoted(element, ';') {
 			name, value, _ := strings.Cut(strings.Trim(pair, " \t"), "=")
 			if strings.EqualFold(name, "for") {
 				node = strings.Trim(value, `"`)
@@ -69,23 +69,6 @@ func splitForwarded(list string) (nodes []string) {
 		nodes = append(nodes, node)
 	}
 	return nodes
-}
-
-// splitQuoted splits at sep outside of quoted strings.
-func splitQuoted(s string, sep byte) (parts []string) {
-	quoted, start := false, 0
-	for i := 0; i < len(s); i++ {
-		switch {
-		case quoted && s[i] == '\\':
-			i++
-		case s[i] == '"':
-			quoted = !quoted
-		case s[i] == sep && !quoted:
-			parts = append(parts, s[start:i])
-			start = i + 1
-		}
-	}
-	return append(parts, s[start:])
 }
 
 // parseNode parses an address as proxies write it: with or without port, IPv6

@@ -266,3 +266,21 @@ func IsToken(s string) bool { return s != "" && all([]byte(s), isToken) }
 
 // IsValue reports whether s may be the value of a field.
 func IsValue(s string) bool { return all([]byte(s), isValue) }
+
+// SplitQuoted splits the value of a header field at sep, where that is not in a
+// quoted string (RFC 9110, section 5.6.4).
+func SplitQuoted(s string, sep byte) (parts []string) {
+	quoted, start := false, 0
+	for i := 0; i < len(s); i++ {
+		switch {
+		case quoted && s[i] == '\\':
+			i++
+		case s[i] == '"':
+			quoted = !quoted
+		case s[i] == sep && !quoted:
+			parts = append(parts, s[start:i])
+			start = i + 1
+		}
+	}
+	return append(parts, s[start:])
+}

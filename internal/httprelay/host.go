@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+
+	"adit/internal/http1"
 )
 
 // An origin is a scheme, and a host with the port unless it is the scheme's.
@@ -200,9 +202,9 @@ func (h hostRewriter) cookie(v string, public origin) string {
 // out host and proto.
 func onlyFor(v string) string {
 	var elements []string
-	for _, element := range splitQuoted(v, ',') {
+	for _, element := range http1.SplitQuoted(v, ',') {
 		var kept []string
-		for _, pair := range splitQuoted(element, ';') {
+		for _, pair := range http1.SplitQuoted(element, ';') {
 			name, _, _ := strings.Cut(strings.TrimSpace(pair), "=")
 			if !strings.EqualFold(name, "host") && !strings.EqualFold(name, "proto") && name != "" {
 				kept = append(kept, strings.TrimSpace(pair))
@@ -211,21 +213,4 @@ func onlyFor(v string) string {
 		elements = append(elements, strings.Join(kept, ";"))
 	}
 	return strings.Join(elements, ", ")
-}
-
-// splitQuoted splits at sep outside of quoted strings.
-func splitQuoted(s string, sep byte) (parts []string) {
-	quoted, start := false, 0
-	for i := 0; i < len(s); i++ {
-		switch {
-		case quoted && s[i] == '\\':
-			i++
-		case s[i] == '"':
-			quoted = !quoted
-		case s[i] == sep && !quoted:
-			parts = append(parts, s[start:i])
-			start = i + 1
-		}
-	}
-	return append(parts, s[start:])
 }
