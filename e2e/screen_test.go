@@ -116,6 +116,7 @@ func TestScreen(t *testing.T) {
 
 	term.line("echo what was here before")
 	term.line("clear; echo still here")
+	term.until(`^still here\n\$`) // what is typed before the shell asks stands behind its prompt
 	term.line(fmt.Sprintf("%s http %s --id web --server ws://%s --secret-file %s", binary, site, s.addr, s.secret))
 	term.until(`^● waiting  ws://\S+  (again in \d+ s|trying now)$`)
 	term.until(`^  ` + regexp.QuoteMeta(s.addr) + `: connection refused$`)
