@@ -33,9 +33,7 @@ func newForest(t *testing.T) *forest {
 		{"ca"}, {"server", "localhost", "127.0.0.1"}, {"client", "home@example.com"}, {"client", "cloud@example.com"}, {"client", "automation@example.com"},
 		{"ca", "--name", "web-ca"}, {"server", "www.example.com", "--name", "web", "--ca", filepath.Join(f.dir, "web-ca")},
 	} {
-		if out, err := exec.Command(binary, append(append([]string{"cert"}, args...), "--dir", f.dir)...).CombinedOutput(); err != nil {
-			t.Fatalf("cert %q: %v: %s", args, err, out)
-		}
+		run(t, 30*time.Second, binary, append(append([]string{"cert"}, args...), "--dir", f.dir)...)
 	}
 	pair, err := tls.LoadX509KeyPair(f.file("web.crt"), f.file("web.key"))
 	if err != nil {

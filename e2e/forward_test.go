@@ -217,6 +217,7 @@ func TestSSHThroughForwardBehindNginxWithTLS(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c := exec.CommandContext(ctx, ssh[0], append(slices.Clip(ssh[1:]), "wc -c")...)
+	c.Env = environ()
 	c.Stdin = body(8 << 20)
 	counted, err := c.Output()
 	if err != nil || strings.TrimSpace(string(counted)) != fmt.Sprint(8<<20) {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -128,6 +129,9 @@ func (p *program) required(name string) (string, error) {
 }
 
 func (f *websocktunnelFlags) run(ctx context.Context) error {
+	if f.p.getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	log, err := f.logger()
 	if err != nil {
 		return err
