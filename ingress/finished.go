@@ -119,9 +119,7 @@ func (v *visitor) finished() Finished {
 			f.Referer = string(field.Value)
 		}
 	}
-	if ex.tunnel != nil {
-		f.ID = ex.tunnel.ID()
-	}
+	f.ID = ex.id
 	f.Trace = traceOf(ex.span)
 	return f
 }

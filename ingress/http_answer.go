@@ -13,7 +13,7 @@ func (v *visitor) fail(err error) end {
 		ex.req.KeepAlive = false // it could show another one on a new conn alone
 	}
 	if ex.tunnel != nil {
-		v.h.opts.Logger.Debug("request failed", "tunnel", ex.tunnel.ID(), "service", ex.service, "err", err)
+		v.h.opts.Logger.Debug("request failed", "tunnel", ex.id, "service", ex.service, "err", err)
 	}
 	if v.gone.Load() || p == probVisitorLeft {
 		ex.status, ex.code = probVisitorLeft.status, probVisitorLeft.code

@@ -63,6 +63,7 @@ type exchange struct {
 	prefix   string        // path mode's "/<id>", or ""
 	tunnel   tunnel.Tunnel
 	service  string
+	id       tunnel.ID
 	passed   *policy.Guard // that has let the request in last, but for h.guard
 	general  policy.Pass   // of h.guard
 	pass     policy.Pass   // of both
@@ -115,7 +116,7 @@ func (ex *exchange) clear() {
 	ex.tunnel, ex.upload = nil, nil
 	ex.passed, ex.general, ex.pass = nil, policy.Pass{}, policy.Pass{}
 	ex.body = body{}
-	ex.key, ex.prefix, ex.service, ex.code, ex.pathHeader = "", "", "", "", ""
+	ex.key, ex.prefix, ex.service, ex.id, ex.code, ex.pathHeader = "", "", "", "", "", ""
 	ex.target = nil
 	ex.bodyLeft, ex.received, ex.sent, ex.status = 0, 0, 0, 0
 	ex.replied, ex.started = false, false

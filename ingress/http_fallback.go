@@ -341,7 +341,7 @@ func (f *fallback) report(w *recorder, r *http.Request, to *routed) {
 		Trace:     traceOf(to.span),
 	}
 	if to.Tunnel != nil {
-		done.ID = to.Tunnel.ID()
+		done.ID = to.id()
 	}
 	done.Code = to.code
 	if to.err != nil {

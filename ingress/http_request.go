@@ -145,6 +145,9 @@ func (v *visitor) relay() end {
 		to, err := v.routeTimed()
 		t := to.Tunnel
 		ex.service = to.Service
+		if to.Tunnel != nil {
+			ex.id = to.id()
+		}
 		switch {
 		case v.gone.Load():
 			return v.fail(errVisitorLeft)

@@ -454,7 +454,7 @@ func (b *body) cut(err error) end {
 		}
 	}
 	v.ex.code = explain(err).code
-	v.h.opts.Logger.Debug("response broke off", "tunnel", v.ex.tunnel.ID(), "service", v.ex.service, "err", err)
+	v.h.opts.Logger.Debug("response broke off", "tunnel", v.ex.id, "service", v.ex.service, "err", err)
 	return abortConn
 }
 

@@ -12,6 +12,10 @@ type Target struct {
 	Tunnel  tunnel.Tunnel
 	Service string // of the tunnel's agent; empty is its default
 
+	// ID is the name that the visitor was led by, of those that the agent
+	// has; empty is the tunnel's own.
+	ID tunnel.ID
+
 	// TLS says that the upstream ends the visitors' TLS itself. Such a target
 	// is for TLS alone: no other ingress may open a stream to it.
 	TLS bool
@@ -29,6 +33,14 @@ type Target struct {
 	// The ingress asks it before it opens a stream, and asks that of each
 	// other target that it tries.
 	Policy *policy.Guard
+}
+
+// id is the name that the visitor was led by.
+func (t Target) id() tunnel.ID {
+	if t.ID != "" {
+		return t.ID
+	}
+	return t.Tunnel.ID()
 }
 
 // A Router finds the target for what a visitor asked for. It is safe for

@@ -201,7 +201,7 @@ func (o opener) open(ctx context.Context, key string, info tunnel.StreamInfo) (s
 			return nil, info, "", err
 		}
 		info.Service = to.Service
-		id = to.Tunnel.ID()
+		id = to.id()
 		if to.TLS != (info.Protocol == "tls") {
 			return nil, info, id, errMisdirected
 		}

@@ -41,6 +41,7 @@ func (r router) Route(ctx context.Context, key string) (ingress.Target, error) {
 	return ingress.Target{
 		Tunnel:     e.Tunnel,
 		Service:    e.Service,
+		ID:         e.ID,
 		TLS:        e.TLS,
 		HTTP2:      e.HTTP2,
 		PerVisitor: e.PerVisitor,
