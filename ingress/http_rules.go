@@ -20,7 +20,7 @@ import (
 // second time only if the first was lost with a stream that had carried others,
 // or with a tunnel.
 type Rules struct {
-	// Hosts finds an ID in the hostname: the label before HTTPOptions.Domain.
+	// Hosts finds an ID in hostnames below HTTPOptions.Domain: the first label.
 	// The path goes on as it is.
 	Hosts bool
 
@@ -69,6 +69,18 @@ func pathHeader(t tunnel.Tunnel) string {
 		return p.PathHeader()
 	}
 	return ""
+}
+
+// A hosted is a tunnel that may have an origin of its own. Then it is not found
+// by a path, below which it would share one with others.
+type hosted interface{ HasHost() bool }
+
+// checkOrigin returns errNotFound if t is not to be found by key.
+func checkOrigin(t tunnel.Tunnel, key string) error {
+	if h, ok := t.(hosted); ok && h.HasHost() && strings.HasPrefix(key, "/") {
+		return errNotFound
+	}
+	return nil
 }
 
 // find returns the key to route, and the target that the upstream gets. The
@@ -124,7 +136,8 @@ func (r *Rules) label(domain string, host []byte) string {
 	if !ok {
 		return ""
 	}
-	return before[strings.LastIndexByte(before, '.')+1:]
+	before, _, _ = strings.Cut(before, ".")
+	return before
 }
 
 // isOwn reports whether Own is to be asked about a request.
@@ -162,6 +175,9 @@ func (v *visitor) routeByRules() (to Target, err error) {
 	}
 	to, err = v.h.opts.Router.Route(v.ctx, key)
 	ex.key, ex.target = key, escapeTarget(target)
+	if err == nil {
+		err = checkOrigin(to.Tunnel, key)
+	}
 	return to, err
 }
 
@@ -306,10 +322,13 @@ func (f *fallback) routeByRules(r *http.Request, to *routed) error {
 	}
 	to.key, to.target = key, string(escapeTarget(target))
 	to.Target, err = f.h.opts.Router.Route(r.Context(), key)
-	if err == nil && to.TLS {
-		err = errMisdirected
+	switch {
+	case err != nil:
+		return err
+	case to.TLS:
+		return errMisdirected
 	}
-	return err
+	return checkOrigin(to.Tunnel, key)
 }
 
 // rewriteByRules makes a request for the upstream where there are Rules. in is

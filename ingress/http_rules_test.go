@@ -36,7 +36,7 @@ func TestRulesFind(t *testing.T) {
 		{Rules{Hosts: true}, "demo.tunnel.test", "/a/b?c", "demo.tunnel.test", "/a/b?c"},
 		{Rules{Hosts: true}, "DEMO.Tunnel.Test:8443", "/", "demo.tunnel.test", "/"},
 		{Rules{Hosts: true}, "demo.tunnel.test.", "/", "demo.tunnel.test", "/"},
-		{Rules{Hosts: true}, "a.b.tunnel.test", "/", "b.tunnel.test", "/"},
+		{Rules{Hosts: true}, "a.b.tunnel.test", "/", "a.tunnel.test", "/"},
 		{Rules{Hosts: true}, "tunnel.test", "/demo/", none, ""},
 		{Rules{Hosts: true}, ".tunnel.test", "/demo/", none, ""},
 		{Rules{Hosts: true}, "demo.tunnel.test.evil", "/demo/", none, ""},

@@ -13,7 +13,6 @@ import (
 	"net/url"
 	"os"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"time"
 
@@ -60,6 +59,7 @@ type websocktunnelFlags struct {
 	short         bool
 	tokens        string
 	unknown       int
+	origins       string
 	urlPort       bool
 	hold, grace   time.Duration
 	dataDir       string
@@ -78,6 +78,7 @@ func (f *websocktunnelFlags) parser() optionParser {
 	}
 	addTunnelTokens(fl, "tokens", &f.tokens)
 	fl.IntVar(&f.unknown, "unknown-status", http.StatusGatewayTimeout, "status for ids that no client is connected with: 504, or 404 as before December 2018")
+	fl.StringVar(&f.origins, "domain", "", "domain below which each id has a host, and so an origin, of its own: clients are told ID.DOMAIN (default paths, but for clients of webhooktunnel where there is TLS)")
 	fl.BoolVar(&f.urlPort, "url-port", false, "say the port in the addresses that clients of webhooktunnel are told")
 	fl.DurationVar(&f.hold, "hold", 0, "how long viewers wait for a client that is away; 0s for not at all")
 	fl.DurationVar(&f.grace, "grace", 0, "how long viewers may finish when the server is told to stop; 0s for not at all")
@@ -151,6 +152,13 @@ func (f *websocktunnelFlags) run(ctx context.Context) error {
 	s, err := server.New(opts)
 	if err != nil {
 		operators.close()
+		if oe, ok := errors.AsType[*server.OptionError](err); ok && oe.Field == "Domain" {
+			what := "HOSTNAME"
+			if f.origins != "" {
+				what = "--domain"
+			}
+			return fmt.Errorf("%s: %s", what, oe.Reason)
+		}
 		return err
 	}
 	log.Info("server started", "listen", s.Addr().String(), "url", w.prefix, "hostname", w.host, "tls", opts.Secure != nil)
@@ -246,7 +254,8 @@ type whereabouts struct {
 	prefix string // URL_PREFIX, or what stands for it
 	host   string // HOSTNAME, if it is to be used
 	port   string
-	both   bool // URL_PREFIX is given too
+	both   bool   // URL_PREFIX is given too
+	below  string // domain of the hosts of all clients' ids; empty for none
 	tls    *tls.Config
 	ports  bool // are said in the addresses of webhooktunnel
 }
@@ -260,6 +269,7 @@ func (f *websocktunnelFlags) place() (*whereabouts, error) {
 		host:   f.p.getenv("HOSTNAME"),
 		port:   f.p.getenv("PORT"),
 		ports:  f.urlPort,
+		below:  strings.ToLower(f.origins),
 	}
 	var err error
 	if w.tls, err = keyPair(f.p.getenv("TLS_KEY"), f.p.getenv("TLS_CERTIFICATE")); err != nil {
@@ -312,21 +322,37 @@ func keyPair(key, certificate string) (*tls.Config, error) {
 	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
 }
 
-// byHost reports whether clients are found by hostname, as with webhooktunnel
-// where there is TLS.
+// byHost reports whether clients of webhooktunnel are found by hostname, as
+// with that where there is TLS.
 func (w *whereabouts) byHost() bool { return w.tls != nil && w.host != "" }
 
 // domain is that of the clients' hostnames.
 func (w *whereabouts) domain() string {
-	if !w.byHost() {
-		return ""
+	switch {
+	case w.below != "":
+		return w.below
+	case w.byHost():
+		return strings.ToLower(w.host)
 	}
-	return strings.ToLower(w.host)
+	return ""
 }
 
-// url is what a client is told.
+// url is what a client is told. An ID that browsers cannot write as a hostname
+// has a path.
 func (w *whereabouts) url(f *websocktunnel.Family, id string, _ dialect.Bound) string {
-	if f != websocktunnel.Webhooktunnel || w.host == "" {
+	_, err := tunnel.ParseID(id)
+	switch {
+	case w.below != "" && err == nil:
+		u, err := url.Parse(w.prefix)
+		if err != nil {
+			return w.prefix + "/" + id
+		}
+		host := id + "." + w.below
+		if port := u.Port(); port != "" {
+			host += ":" + port
+		}
+		return u.Scheme + "://" + host
+	case w.below != "" || f != websocktunnel.Webhooktunnel || w.host == "":
 		return w.prefix + "/" + id
 	}
 	scheme, port := "http", ""
@@ -336,8 +362,7 @@ func (w *whereabouts) url(f *websocktunnel.Family, id string, _ dialect.Bound) s
 	if usual := map[string]string{"http": "80", "https": "443"}[scheme]; w.ports && w.port != usual {
 		port = ":" + w.port
 	}
-	// An ID that browsers cannot write as a hostname has a path.
-	if _, err := tunnel.ParseID(id); w.byHost() && err == nil {
+	if w.byHost() && err == nil {
 		return scheme + "://" + id + "." + w.host + port
 	}
 	return scheme + "://" + w.host + port + "/" + id
@@ -355,13 +380,14 @@ func (w *whereabouts) rules(unknown int) *ingress.Rules {
 		MaxFields: 2000,
 		MaxTarget: 256 << 10,
 	}
-	if w.byHost() {
+	if w.domain() != "" {
 		r.Hosts = true
-		r.PathHosts = []string{w.domain()}
+		if w.host != "" {
+			r.PathHosts = append(r.PathHosts, strings.ToLower(w.host))
+		}
 		if u, err := url.Parse(w.prefix); err == nil && w.both {
 			r.PathHosts = append(r.PathHosts, strings.ToLower(u.Hostname()))
 		}
-		r.PathHosts = slices.Compact(r.PathHosts)
 	}
 	return r
 }

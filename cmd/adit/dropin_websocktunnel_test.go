@@ -312,6 +312,7 @@ func TestWhclient(t *testing.T) {
 func TestWebsocktunnelUsage(t *testing.T) {
 	t.Parallel()
 	good := []string{"PORT=0", "URL_PREFIX=http://x", "TASKCLUSTER_PROXY_SECRET_A=a", "TASKCLUSTER_PROXY_SECRET_B=b"}
+	pair, _ := tunnelCertificate(t, "x.test")
 	without := func(name string, more ...string) []string {
 		var env []string
 		for _, v := range good {
@@ -341,6 +342,8 @@ func TestWebsocktunnelUsage(t *testing.T) {
 		{"TLS key alone", without("", "TLS_KEY=bm90IGEga2V5"), "", exitUsage, "TLS_CERTIFICATE"},
 		{"TLS garbage", without("", "TLS_KEY=!", "TLS_CERTIFICATE=!"), "", exitUsage, "TLS_KEY"},
 		{"syslog address", without("", "ENV=production", "SYSLOG_ADDR=nowhere"), "", exitUsage, "SYSLOG_ADDR"},
+		{"domain", good, "--domain=a_b.test", exitUsage, "--domain: domain \"a_b.test\""},
+		{"HOSTNAME", without("URL_PREFIX", append([]string{"HOSTNAME=a_b.test"}, pair...)...), "", exitUsage, "HOSTNAME: domain"},
 		{"tokens", good, "--tokens=none", exitUsage, "strict and lax"},
 		{"status", good, "--unknown-status=200", exitUsage, "504 and 404"},
 		{"hold", good, "--hold=-1s", exitUsage, "--hold"},
@@ -406,6 +409,10 @@ func TestWebsocktunnelAddresses(t *testing.T) {
 		{"TLS, older", append([]string{"URL_PREFIX="}, secure...), "", "webhooktunnel", "demo", "https://demo.tunnel.test", "DEMO.tunnel.test:1", "/x"},
 		{"TLS, older, with port", append([]string{"URL_PREFIX="}, secure...), "--url-port", "webhooktunnel", "demo", "https://demo.tunnel.test:0", "demo.tunnel.test", "/x"},
 		{"TLS, older, by path", append([]string{"URL_PREFIX="}, secure...), "", "webhooktunnel", "De_mo", "https://tunnel.test/De_mo", "tunnel.test", "/De_mo/x"},
+		{"a domain", nil, "--domain=ids.test", "websocktunnel", "demo", "http://demo.ids.test", "demo.ids.test", "/x"},
+		{"a domain, in front of a port", []string{"URL_PREFIX=http://tunnel.test:8080", "ADIT_DOMAIN=ids.test"}, "", "webhooktunnel", "demo", "http://demo.ids.test:8080", "demo.ids.test:8080", "/x"},
+		{"a domain, by path", nil, "--domain=ids.test", "websocktunnel", "De_mo", "http://tunnel.test/De_mo", "tunnel.test", "/De_mo/x"},
+		{"TLS, older and another domain", append([]string{"URL_PREFIX="}, secure...), "--domain=ids.test", "webhooktunnel", "demo", "https://demo.ids.test:0", "demo.ids.test", "/x"},
 		{"TLS and both", append([]string{"URL_PREFIX=https://other.test"}, secure...), "", "websocktunnel", "demo", "https://other.test/demo", "other.test", "/demo/x"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -439,6 +446,11 @@ func TestWebsocktunnelAddresses(t *testing.T) {
 					t.Fatalf("the visitor does not get to the agent: %q, %v", seen, err)
 				}
 				seen = append(seen, b[:n]...)
+			}
+			if strings.HasPrefix(tt.url[strings.Index(tt.url, "//")+2:], tt.id+".") {
+				if answer := askOn(t, dial(), "GET /demo/x HTTP/1.1\r\nHost: tunnel.test\r\n\r\n"); !strings.HasPrefix(answer, "HTTP/1.1 404") {
+					t.Errorf("by path, in an origin that ids share: %q, want 404", answer)
+				}
 			}
 			if strings.HasPrefix(tt.url, "https") {
 				if answer := askOn(t, dial(), "GET /demo/x HTTP/1.1\r\nHost: elsewhere.test\r\n\r\n"); !strings.HasPrefix(answer, "HTTP/1.1 404") {

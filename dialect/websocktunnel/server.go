@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"adit/auth"
@@ -27,7 +28,9 @@ type Options struct {
 	Auth dialect.Authenticator
 
 	// URL returns what an agent is told to be its public address; nil means
-	// the first of b's, without its last slash.
+	// the first of b's, without its last slash. Visitors find an agent whose
+	// address has a hostname of its own, which begins with its ID, by that
+	// alone.
 	URL func(f *Family, id string, b dialect.Bound) string
 
 	// Session are the options of sessions, of which the handshake sets the
@@ -251,6 +254,7 @@ type serverTunnel struct {
 	family *Family
 	key    string     // of the handshake
 	ext    *extension // that the agent is told of; nil without one
+	hosted atomic.Bool
 }
 
 // Registered implements dialect.Registrant.
@@ -261,8 +265,11 @@ func (t *serverTunnel) Registered(b dialect.Bound, err error) {
 			"Connection: close\r\nContent-Length: %d\r\n\r\n%s", len(text), text))
 		return
 	}
+	address := clean(t.d.opts.URL(t.family, string(t.id), b))
+	_, rest, _ := strings.Cut(address, "://")
+	t.hosted.Store(strings.HasPrefix(rest, string(t.id)+".") && !strings.Contains(rest, "/"))
 	head := fmt.Appendf(nil, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Accept: %s\r\n%s: %s\r\n", wsframe.Accept(t.key), t.family.headerURL, clean(t.d.opts.URL(t.family, string(t.id), b)))
+		"Sec-WebSocket-Accept: %s\r\n%s: %s\r\n", wsframe.Accept(t.key), t.family.headerURL, address)
 	if t.ext != nil {
 		head = fmt.Appendf(head, "%s: %s\r\n", headerExtension, t.ext)
 	}
@@ -288,6 +295,9 @@ func (t *serverTunnel) Err() error { return t.s.Err() }
 
 // Streams returns the number of open streams.
 func (t *serverTunnel) Streams() int { return t.s.Streams() }
+
+// HasHost reports whether the agent was told of a hostname of its own.
+func (t *serverTunnel) HasHost() bool { return t.hosted.Load() }
 
 // Instance makes the newest agent with an ID the only one of its dialect.
 func (t *serverTunnel) Instance() string { return "websocktunnel" }
