@@ -234,26 +234,29 @@ func TestBusyUpstream(t *testing.T) {
 	))
 	port := r.until(agent.Connected).Bound[1].Port
 
-	// Nobody accepts this one, which fills the backlog. Others see that they
-	// are refused, and then it has been served first.
+	// Nobody accepts these two: one fills the backlog, whichever is faster, and
+	// the other is refused.
 	waits := f.visit(port)
-	tr := &http.Transport{DisableKeepAlives: true}
-	defer tr.CloseIdleConnections()
-	for status, code := 0, ""; code != "busy"; {
-		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-		req, err := http.NewRequestWithContext(ctx, "GET", "http://"+f.addr+"/app/", nil)
-		if err != nil {
-			t.Fatal(err)
+	if c, err := net.Dial("tcp", waits.RemoteAddr().String()); err == nil { // or refused already
+		other := c.(*net.TCPConn)
+		defer other.Close()
+		other.SetDeadline(time.Now().Add(patience))
+		ended := make(chan *net.TCPConn, 2)
+		for _, c := range []*net.TCPConn{waits, other} {
+			go func() {
+				c.Read(make([]byte, 1))
+				ended <- c
+			}()
 		}
-		resp, err := (&http.Client{Transport: tr}).Do(req)
-		cancel()
-		if err != nil {
-			continue // it was faster, and has left the backlog by its time-out
+		if <-ended == waits {
+			waits, other = other, waits
 		}
-		resp.Body.Close()
-		if status, code = resp.StatusCode, resp.Header.Get("Adit-Error"); status != 503 {
-			t.Fatalf("with a full backlog: %d %s, want 503 busy", status, code)
-		}
+		waits.SetReadDeadline(time.Unix(1, 0)) // ends the Read of the one that waits
+		<-ended
+		waits.SetReadDeadline(time.Now().Add(patience))
+	}
+	if status, code, _ := f.get("/app/"); status != 503 || code != "busy" {
+		t.Fatalf("with a full backlog: %d %s, want 503 busy", status, code)
 	}
 	c, err := ln.Accept()
 	if err != nil {
