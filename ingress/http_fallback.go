@@ -51,6 +51,7 @@ type routed struct {
 	tries   int
 	span    Span
 	body    *countingBody
+	out     *recorder
 }
 
 type routedKey struct{}
@@ -79,6 +80,7 @@ func (f *fallback) serve(w http.ResponseWriter, r *http.Request, general *policy
 	r = r.WithContext(context.WithValue(r.Context(), routedKey{}, to))
 	to.in, to.body.r = r, r
 	rec := &recorder{ResponseWriter: w}
+	to.out = rec
 	if r.Body != nil && r.Body != http.NoBody {
 		r.Body = to.body
 	}
@@ -253,6 +255,7 @@ func quoteHost(host string) string {
 
 func (f *fallback) modify(resp *http.Response) error {
 	to := routedOf(resp.Request)
+	to.out.whole = resp.ContentLength == 0
 	for name, values := range resp.Header {
 		if f.h.opts.Rules != nil {
 			break
@@ -361,10 +364,24 @@ type recorder struct {
 	http.ResponseWriter
 	status int
 	sent   int64
+
+	// whole says that the response ends with its head. ReverseProxy flushes
+	// the head of each response when it gets to it, and HTTP/2 then cannot end
+	// the stream with it, which is what tells a visitor of gRPC that the
+	// status is in the head.
+	whole bool
 }
 
 // Unwrap is for http.ResponseController.
 func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// FlushError is for http.ResponseController.
+func (w *recorder) FlushError() error {
+	if w.whole {
+		return nil
+	}
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
 
 // Hijack lets ReverseProxy take over the conn. What the visitor sent ahead of the
 // answer is still to be read from it, and ReverseProxy does not look for that.
