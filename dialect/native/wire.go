@@ -3,6 +3,7 @@ package native
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -176,6 +177,9 @@ func parseBinding(b []byte) (bd dialect.Binding, err error) {
 		case bindPort:
 			bd.Port, err = parsePort(v)
 		case bindHost:
+			if len(v) == 0 {
+				return errors.New("hostname is empty")
+			}
 			if len(bd.Hostnames) == maxHostnames {
 				return fmt.Errorf("more than %d hostnames in one binding", maxHostnames)
 			}
@@ -185,7 +189,9 @@ func parseBinding(b []byte) (bd dialect.Binding, err error) {
 			n, err = session.UintField(v)
 			bd.HTTP2 = n != 0
 		case bindPolicy:
-			bd.Policy = bytes.Clone(v)
+			if bd.Policy = nil; len(v) > 0 {
+				bd.Policy = bytes.Clone(v)
+			}
 		case bindVisitor:
 			var n uint64
 			n, err = session.UintField(v)

@@ -55,6 +55,7 @@ func TestMalformed(t *testing.T) {
 		"port empty":     "\x05\x00",
 		"65 hostnames":   strings.Repeat("\x06\x01a", maxHostnames+1),
 		"HTTP/2 empty":   "\x07\x00",
+		"hostname empty": "\x06\x00",
 	} {
 		if bd, err := parseBinding([]byte(b)); err == nil {
 			t.Errorf("binding, %s: %+v, want an error", name, bd)
