@@ -15,7 +15,8 @@ import (
 // upstream, or carries bytes that belong to no request.
 type quiescent interface{ Quiet() bool }
 
-// A oneRequest is a stream that is for one request alone.
+// A oneRequest is a stream that is for one request alone, or a tunnel with
+// such streams.
 type oneRequest interface{ OneRequest() }
 
 // A stream is a stream to an upstream's conn, which is kept for one request

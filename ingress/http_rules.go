@@ -20,7 +20,7 @@ import (
 // second time only if the first was lost with a stream that had carried others,
 // or with a tunnel.
 type Rules struct {
-	// Hosts finds an ID in hostnames below HTTPOptions.Domain: the first label.
+	// Hosts finds an ID in the hostname: the label before HTTPOptions.Domain.
 	// The path goes on as it is.
 	Hosts bool
 
@@ -136,8 +136,7 @@ func (r *Rules) label(domain string, host []byte) string {
 	if !ok {
 		return ""
 	}
-	before, _, _ = strings.Cut(before, ".")
-	return before
+	return before[strings.LastIndexByte(before, '.')+1:]
 }
 
 // isOwn reports whether Own is to be asked about a request.

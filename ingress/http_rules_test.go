@@ -36,7 +36,7 @@ func TestRulesFind(t *testing.T) {
 		{Rules{Hosts: true}, "demo.tunnel.test", "/a/b?c", "demo.tunnel.test", "/a/b?c"},
 		{Rules{Hosts: true}, "DEMO.Tunnel.Test:8443", "/", "demo.tunnel.test", "/"},
 		{Rules{Hosts: true}, "demo.tunnel.test.", "/", "demo.tunnel.test", "/"},
-		{Rules{Hosts: true}, "a.b.tunnel.test", "/", "a.tunnel.test", "/"},
+		{Rules{Hosts: true}, "a.b.tunnel.test", "/", "b.tunnel.test", "/"},
 		{Rules{Hosts: true}, "tunnel.test", "/demo/", none, ""},
 		{Rules{Hosts: true}, ".tunnel.test", "/demo/", none, ""},
 		{Rules{Hosts: true}, "demo.tunnel.test.evil", "/demo/", none, ""},
@@ -230,14 +230,19 @@ func TestRulesDoNotRepeat(t *testing.T) {
 	}
 }
 
-// once is a tunnel whose streams are for one request.
-type once struct{ tunnel.Tunnel }
+// once is a tunnel whose streams are for one request. It counts them.
+type once struct {
+	tunnel.Tunnel
+	opened *atomic.Int64
+}
 
 type onceStream struct{ net.Conn }
 
+func (once) OneRequest()       {}
 func (onceStream) OneRequest() {}
 
 func (o once) OpenStream(ctx context.Context, info tunnel.StreamInfo) (net.Conn, error) {
+	o.opened.Add(1)
 	c, err := o.Tunnel.OpenStream(ctx, info)
 	return onceStream{c}, err
 }
@@ -245,18 +250,33 @@ func (o once) OpenStream(ctx context.Context, info tunnel.StreamInfo) (net.Conn,
 func TestOneRequestPerStream(t *testing.T) {
 	t.Parallel()
 	mem := startUpstream(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		io.WriteString(w, "ok")
+		fmt.Fprint(w, "ok ", r.Header)
 	}))
-	opened := 0
-	_, addr := startHTTP(t, HTTPOptions{Router: always(once{&countingTunnel{mem, &opened}})})
+	var opened atomic.Int64
+	_, addr := startHTTP(t, HTTPOptions{Router: always(once{mem, &opened}), Own: func(r *http.Request) http.Handler {
+		if r.URL.Path != "/_adit/own" {
+			return nil
+		}
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "own") })
+	}})
 	c := dial(t, addr)
-	for range 3 {
-		c.send("GET / HTTP/1.1\r\nHost: web\r\n\r\n")
-		if _, body := c.response("GET"); body != "ok" {
-			t.Fatalf("got %q", body)
+	ask := func(n int64) {
+		t.Helper()
+		for range 3 {
+			c.send("GET / HTTP/1.1\r\nHost: web\r\n\r\n")
+			if _, body := c.response("GET"); !strings.HasPrefix(body, "ok") || strings.Contains(body, "close") {
+				t.Fatalf("got %q", body)
+			}
+		}
+		if got := opened.Load(); got != n {
+			t.Errorf("%d streams for %d requests", got, n)
 		}
 	}
-	if opened != 3 {
-		t.Errorf("%d streams for 3 requests, want 3", opened)
+	ask(3)
+	// After one for the server itself it is package net/http that answers.
+	c.send("GET /_adit/own HTTP/1.1\r\nHost: any\r\n\r\n")
+	if _, body := c.response("GET"); body != "own" {
+		t.Fatalf("got %q", body)
 	}
+	ask(6)
 }

@@ -202,6 +202,9 @@ func (f *fallback) newTransport(key transportKey) *http.Transport {
 		ResponseHeaderTimeout:  f.h.opts.ResponseTimeout,
 		MaxResponseHeaderBytes: int64(f.h.opts.MaxHeadBytes),
 	}
+	if _, once := key.tunnel.(oneRequest); once {
+		t.MaxIdleConnsPerHost = -1 // unlike DisableKeepAlives it does not show in requests
+	}
 	if key.http2 {
 		t.Protocols.SetUnencryptedHTTP2(true) // the stream is the agent's to encrypt
 	} else {

@@ -24,7 +24,16 @@ type discard struct{}
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
 
-// parse reads args. Long options may be shortened to what only one begins with.
+// original says which options the program itself has. They are not in the list
+// of adit's.
+func (o optionParser) original(names ...string) {
+	for _, name := range names {
+		o.Lookup(name).Hidden = true
+	}
+}
+
+// parse reads args. Long options may be shortened to what only one begins with,
+// of the program's own options if there is one among them.
 func (o optionParser) parse(args []string) error {
 	full := make([]string, len(args))
 	copy(full, args)
@@ -37,12 +46,19 @@ func (o optionParser) parse(args []string) error {
 			continue
 		}
 		name, value, hasValue := strings.Cut(name, "=")
-		var begins []string
+		var begins, originals []string
 		o.VisitAll(func(f *pflag.Flag) {
-			if strings.HasPrefix(f.Name, name) {
+			switch {
+			case !strings.HasPrefix(f.Name, name):
+			case f.Hidden:
+				originals = append(originals, f.Name)
+			default:
 				begins = append(begins, f.Name)
 			}
 		})
+		if len(originals) > 0 {
+			begins = originals
+		}
 		if o.Lookup(name) == nil && len(begins) == 1 {
 			full[i] = "--" + begins[0]
 			if hasValue {

@@ -73,9 +73,7 @@ func (f *websocktunnelFlags) parser() optionParser {
 	fl.BoolVarP(&f.help, "help", "h", false, "")
 	fl.BoolVar(&f.version, "version", false, "")
 	fl.BoolVar(&f.short, "short-version", false, "")
-	for _, name := range []string{"help", "version", "short-version"} {
-		fl.Lookup(name).Hidden = true
-	}
+	o.original("help", "version", "short-version")
 	addTunnelTokens(fl, "tokens", &f.tokens)
 	fl.IntVar(&f.unknown, "unknown-status", http.StatusGatewayTimeout, "status for ids that no client is connected with: 504, or 404 as before December 2018")
 	fl.StringVar(&f.origins, "domain", "", "domain below which each id has a host, and so an origin, of its own: clients are told ID.DOMAIN (default paths, but for clients of webhooktunnel where there is TLS)")

@@ -304,7 +304,7 @@ func TestWhclient(t *testing.T) {
 			t.Errorf("whclient %q: exit code %d, %q", args, code, errOut)
 		}
 	}
-	if code, out, _ := call(t, nil, "whclient", "--version"); code != exitDone || out != "Webhook Client 0.1\n" {
+	if code, out, _ := call(t, nil, "whclient", "--ve"); code != exitDone || out != "Webhook Client 0.1\n" {
 		t.Errorf("--version: %d, %q", code, out)
 	}
 }
@@ -329,7 +329,8 @@ func TestWebsocktunnelUsage(t *testing.T) {
 		code int
 		out  string
 	}{
-		{"help", nil, "--he", exitDone, "URL_PREFIX"},
+		{"help", nil, "--h", exitDone, "URL_PREFIX"},
+		{"shortened version", nil, "--v", exitDone, "websocktunnel 106.0.0\n"},
 		{"version", nil, "--version", exitDone, "websocktunnel 106.0.0\n"},
 		{"short version", nil, "--sh", exitDone, "106.0.0\n"},
 		{"argument", good, "x", exitFailed, "Usage"},

@@ -52,6 +52,7 @@ func (p *program) whclient(ctx context.Context, args []string) int {
 	o.StringVar(&f.token, "tunnel-token", "", "")
 	o.StringVar(&f.id, "tunnel-id", "", "")
 	o.StringVar(&f.server, "tunnel-server", "", "")
+	o.original("help", "version", "out-file", "json", "cert")
 	err := o.parse(args)
 	if err == nil {
 		err = o.fromEnvironment(p)

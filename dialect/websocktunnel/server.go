@@ -332,6 +332,9 @@ var (
 	_ tunnel.EarlyOpener  = (*extendedTunnel)(nil)
 )
 
+// OneRequest says that each stream is for one request: see plainStream.
+func (t *plainTunnel) OneRequest() {}
+
 func (t *plainTunnel) OpenStream(ctx context.Context, _ tunnel.StreamInfo) (net.Conn, error) {
 	st, err := t.s.Open(ctx)
 	if err != nil {
