@@ -85,9 +85,7 @@ func TestUpstreams(t *testing.T) {
 	if b, err := io.ReadAll(c); len(b) != 0 || err != nil {
 		t.Errorf("after half-close: %q, %v; want the end", b, err)
 	}
-	if b, err := io.ReadAll(f.visit(s.Bound[7].Port)); len(b) != 0 {
-		t.Errorf("visitor of an upstream that is down reads %q, %v; want nothing", b, err)
-	}
+	f.wantReset(s.Bound[7].Port)
 }
 
 // TestCarrierLost breaks the carrier under open streams: they go on.

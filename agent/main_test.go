@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -10,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -282,6 +284,20 @@ func (f *fixture) visit(port uint16) *net.TCPConn {
 	c.SetDeadline(time.Now().Add(patience))
 	f.t.Cleanup(func() { c.Close() })
 	return c.(*net.TCPConn)
+}
+
+// wantReset visits, and wants a reset, which may be as early as in the dial.
+func (f *fixture) wantReset(port uint16) {
+	f.t.Helper()
+	c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), patience)
+	if err == nil {
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(patience))
+		_, err = c.Read(make([]byte, 1))
+	}
+	if !errors.Is(err, syscall.ECONNRESET) {
+		f.t.Errorf("visitor of an upstream that is down: got %v, want %v", err, syscall.ECONNRESET)
+	}
 }
 
 // echo sends s through c and back.
