@@ -126,7 +126,7 @@ type Listener struct {
 	config  Config
 	session *wsmux.Session // nil between two
 	url     string
-	told    bool  // somebody got ErrReconnecting for the present gap
+	untold  bool  // a session was lost, and nobody got ErrReconnecting for it
 	err     error // why there will be no session
 	closed  bool
 }
@@ -140,7 +140,7 @@ func Listen(ctx context.Context, opts ListenOptions) (*Listener, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	l := &Listener{opts: opts, log: opts.Logger, done: make(chan struct{}), told: true}
+	l := &Listener{opts: opts, log: opts.Logger, done: make(chan struct{})}
 	l.cond.L = &l.mu
 	config, err := opts.Configure(ctx, Ask{})
 	if err != nil {
@@ -189,7 +189,7 @@ func (l *Listener) run(ctx context.Context, s *wsmux.Session) {
 func (l *Listener) serve(ctx context.Context, s *wsmux.Session) (stop func()) {
 	l.mu.Lock()
 	config, url := l.config, l.url
-	l.session, l.told = s, false
+	l.session = s
 	l.cond.Broadcast()
 	l.mu.Unlock()
 	if l.opts.OnConnect != nil {
@@ -212,7 +212,7 @@ func (l *Listener) serve(ctx context.Context, s *wsmux.Session) (stop func()) {
 // lost takes note that there is no session.
 func (l *Listener) lost(err error) {
 	l.mu.Lock()
-	l.session = nil
+	l.session, l.untold = nil, true
 	l.cond.Broadcast()
 	l.mu.Unlock()
 	l.log.Warn("session lost", "err", err)
@@ -226,8 +226,10 @@ func (l *Listener) fail(err error) {
 	l.cond.Broadcast()
 }
 
-// await returns the present session. It waits for one, but the first call
-// after a loss returns ErrReconnecting.
+// await returns the present session if it is not last. It waits for one, but
+// the first call after a loss returns ErrReconnecting, even if there is another
+// session by then: a caller that hears nothing would wait for streams of the
+// one that it knew.
 func (l *Listener) await(last *wsmux.Session) (*wsmux.Session, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -237,8 +239,8 @@ func (l *Listener) await(last *wsmux.Session) (*wsmux.Session, error) {
 			return nil, net.ErrClosed
 		case l.err != nil:
 			return nil, l.err
-		case l.session == nil && !l.told:
-			l.told = true
+		case l.untold:
+			l.untold = false
 			return nil, ErrReconnecting
 		case l.session != nil && l.session != last:
 			return l.session, nil

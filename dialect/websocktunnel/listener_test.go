@@ -192,6 +192,42 @@ func TestReconnecting(t *testing.T) {
 	}
 }
 
+// Accept says so too if there is a session again before anybody has noticed.
+func TestReconnectedMeanwhile(t *testing.T) {
+	t.Parallel()
+	fs := newFakeServer(t, false, websocktunnel.Options{})
+	opts := fs.options()
+	connected := make(chan string, 10)
+	opts.OnConnect = func(url string) { connected <- url }
+	l := listen(t, opts)
+	for range 2 {
+		<-connected
+		fs.next(t).Close()
+	}
+	<-connected
+	errs := make(chan error)
+	go func() {
+		for range 2 {
+			_, err := l.Accept()
+			errs <- err
+		}
+	}()
+	select {
+	case err := <-errs:
+		if !errors.Is(err, websocktunnel.ErrReconnecting) {
+			t.Errorf("Accept after two lost sessions: %v, want %v", err, websocktunnel.ErrReconnecting)
+		}
+	case <-time.After(patience):
+		t.Error("Accept says nothing of two lost sessions")
+		l.Close()
+		<-errs
+	}
+	l.Close()
+	if err := <-errs; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the next Accept: %v, want %v", err, net.ErrClosed)
+	}
+}
+
 // answers has a server that answers each attempt with the next status, and the
 // last one again and again.
 func answers(t *testing.T, statuses ...int) (url string, attempts *atomic.Int32) {
