@@ -179,7 +179,10 @@ func (p *program) serverExample(b *strings.Builder) {
 	f := serverFlags{p: &program{}}
 	fl := pflag.NewFlagSet("server", pflag.ContinueOnError)
 	f.add(fl)
-	exampleFlags(b, "", fl, "data-dir")
+	dir := fl.Lookup("data-dir") // whose default depends on who asks
+	dir.DefValue = "/var/lib/adit"
+	dir.Usage += "; as a service it has this one, otherwise ~/.local/state/adit"
+	exampleFlags(b, "", fl)
 }
 
 func (p *program) agentExample(b *strings.Builder) {

@@ -22,6 +22,7 @@ func TestConfigCheck(t *testing.T) {
 	agent := write("agent.yaml", "server: wss://tunnel.example.com\ntunnels:\n  - http: 3000\n    id: web\n")
 	badServer := write("bad-server.yaml", "listen: 80\ndoman: x\npublic-url: nowhere\nhold: 30\nlog-level: loud\nreserved-ids: ['A B']\n")
 	badFiles := write("bad-files.yaml", "tls-cert: /nonexistent/cert\nagent-ca-file: /nonexistent/ca\nold-secret-file: /nonexistent/old\nrate: x\nadmin: nowhere\ntrusted-proxies: [\"::/0\"]\ntls-listen: 127.0.0.1:0\n")
+	groups := write("groups.yaml", "forward: ['x y:1', 'db:0']\ntcp-ports: ['0', 7-5]\nreserved-ids: ['A B', 'C D']\nmax-agents-per-subject: -1\ngrants: g\njwt-issuer: i\n")
 	rules := write("rules.yaml", "tunnels:\n  - http: 3000\n    allow-ip: [here]\n    rate: 3\n    max-body: x\n    hostname: [a_b]\n  - tls: 443\n    basic-auth: [a:b]\n    proxy-protocol: v3\n")
 	badAgent := write("bad-agent.yaml", "server: tunnel.example.com\nca-file: /nonexistent/ca\nsecret-file: /nonexistent/secret\ntunnels:\n  - http: 3000\n    id: Web\n  - tcp: 22\n    max-body: 1MB\n")
 	webhook := write("webhook.yaml", "tunnels:\n  - http: 3000\n    verify-webhook: github\n")
@@ -53,6 +54,14 @@ func TestConfigCheck(t *testing.T) {
 			badFiles + `:4:1: rate: "x"`,
 			badFiles + `:5:1: admin "nowhere"`,
 			badFiles + `:6:1: trusted-proxies "::/0"`,
+		}},
+		{"all settings of a kind", []string{groups}, nil, exitFailed, []string{
+			groups + ":1:1: forward: ", groups + ":1:1: forward: ",
+			groups + ":2:1: tcp-ports: ", groups + ":2:1: tcp-ports: ",
+			groups + ":3:1: reserved-ids: ", groups + ":3:1: reserved-ids: ",
+			groups + ":4:1: max-agents-per-subject -1: 0 or more",
+			groups + ":5:1: grants is of no use",
+			groups + ":6:1: jwt-issuer is of no use",
 		}},
 		{"all rules of a tunnel", []string{rules}, nil, exitFailed, []string{
 			rules + `:3:5: allow-ip: "here"`,

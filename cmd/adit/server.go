@@ -374,12 +374,13 @@ func agentURL(s *server.Server) string {
 
 func parsePorts(list []string) ([]ingress.PortRange, error) {
 	var ports []ingress.PortRange
+	var problems []error
 	for _, p := range list {
 		r, err := auth.ParsePortRange(p)
 		if err != nil {
-			return nil, usagef("--tcp-ports: %v", err)
+			problems = append(problems, usagef("--tcp-ports: %v", err))
 		}
 		ports = append(ports, ingress.PortRange(r))
 	}
-	return ports, nil
+	return ports, config.Join(problems...)
 }

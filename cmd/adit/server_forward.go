@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"adit/auth"
+	"adit/config"
 	"adit/server"
 )
 
@@ -20,14 +21,15 @@ func (f *forwardRuleFlags) add(fl *pflag.FlagSet) {
 }
 
 func (f *forwardRuleFlags) apply(opts *server.Options) error {
+	var problems []error
 	for _, text := range f.rules {
 		r, err := auth.ParseForwardRule(text)
 		if err != nil {
-			return usagef("--forward: %v", err)
+			problems = append(problems, usagef("--forward: %v", err))
 		}
 		opts.Forward = append(opts.Forward, r)
 	}
-	return nil
+	return config.Join(problems...)
 }
 
 // streams is how many streams an agent may open.

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"adit/auth"
+	"adit/config"
 	"adit/server"
 )
 
@@ -34,26 +35,31 @@ func (f *identityFlags) add(fl *pflag.FlagSet) {
 	fl.IntVar(&f.perSubject, "max-agents-per-subject", maxPerSubject, "agents that may be connected with tokens of one subject; 0 for any number")
 }
 
-// check finds settings that would do nothing: somebody relies on them.
+// check finds settings that would do nothing: somebody relies on them. The error
+// has all of them.
 func (f *identityFlags) check(authorities string) error {
+	var problems []error
+	wrong := func(err error) { problems = append(problems, err) }
 	switch {
 	case f.jwks == "" && f.issuer != "":
-		return usagef("--jwt-issuer is of no use without --jwks")
+		wrong(usagef("--jwt-issuer is of no use without --jwks"))
 	case f.jwks == "" && f.audience != "":
-		return usagef("--jwt-audience is of no use without --jwks")
+		wrong(usagef("--jwt-audience is of no use without --jwks"))
 	case f.jwks != "" && (f.issuer == "" || f.audience == ""):
-		return usagef("--jwks needs --jwt-issuer and --jwt-audience: whoever has those keys may sign for others too")
-	case f.grants != "" && f.jwks == "" && authorities == "":
-		return usagef("--grants is of no use without --jwks or --agent-ca-file")
-	case f.perSubject < 0:
-		return usagef("--max-agents-per-subject %d: 0 or more is allowed", f.perSubject)
+		wrong(usagef("--jwks needs --jwt-issuer and --jwt-audience: whoever has those keys may sign for others too"))
+	}
+	if f.grants != "" && f.jwks == "" && authorities == "" {
+		wrong(usagef("--grants is of no use without --jwks or --agent-ca-file"))
+	}
+	if f.perSubject < 0 {
+		wrong(usagef("--max-agents-per-subject %d: 0 or more is allowed", f.perSubject))
 	}
 	for _, p := range f.reserved {
 		if err := auth.CheckPattern(p); err != nil {
-			return usagef("--reserved-ids: %v", err)
+			wrong(usagef("--reserved-ids: %v", err))
 		}
 	}
-	return nil
+	return config.Join(problems...)
 }
 
 // apply puts the flags, which check has looked at, into the server's options.

@@ -134,21 +134,21 @@ func checkAddress(flag, s string) error {
 // another, and undo all rules about addresses.
 func parsePrefixes(flag string, list []string) ([]netip.Prefix, error) {
 	var prefixes []netip.Prefix
+	var problems []error
 	for _, s := range list {
 		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			a, aerr := netip.ParseAddr(s)
-			if aerr != nil {
-				return nil, usagef("--%s %q: want an address such as 10.0.0.1 or a prefix such as 10.0.0.0/8", flag, s)
-			}
-			p = netip.PrefixFrom(a, a.BitLen())
+		if a, aerr := netip.ParseAddr(s); err != nil && aerr == nil {
+			p, err = netip.PrefixFrom(a, a.BitLen()), nil
 		}
-		if p.Bits() == 0 {
-			return nil, usagef("--%s %q: with that every visitor could pass for another: name the addresses or networks that yours come from, such as 10.0.0.0/8", flag, s)
+		switch {
+		case err != nil:
+			problems = append(problems, usagef("--%s %q: want an address such as 10.0.0.1 or a prefix such as 10.0.0.0/8", flag, s))
+		case p.Bits() == 0:
+			problems = append(problems, usagef("--%s %q: with that every visitor could pass for another: name the addresses or networks that yours come from, such as 10.0.0.0/8", flag, s))
 		}
 		prefixes = append(prefixes, p)
 	}
-	return prefixes, nil
+	return prefixes, config.Join(problems...)
 }
 
 // warnOfDevTLS says, to people and in the log, that certificates are not real,
