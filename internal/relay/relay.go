@@ -133,6 +133,7 @@ type relay struct {
 
 	mu    sync.Mutex // guards the fields below
 	err   error      // the first one
+	cause error      // of the first abortBoth
 	over  bool       // what fails now fails because the relay ends
 	ended [2]bool    // directions
 	idle  *time.Timer
@@ -213,7 +214,15 @@ func (r *relay) end() {
 	}
 }
 
+// abortBoth ends both sides. What ends one side makes the other's copying fail,
+// which comes here too, and is not the cause.
 func (r *relay) abortBoth(cause error) {
+	r.mu.Lock()
+	if r.cause == nil {
+		r.cause = cause
+	}
+	cause = r.cause
+	r.mu.Unlock()
 	for i := range r.sides {
 		r.sides[i].abort.Do(func() { r.opts.Abort(r.sides[i].conn, cause) })
 	}

@@ -417,6 +417,32 @@ func TestIdle(t *testing.T) {
 	})
 }
 
+// Both sides hear why they end, and not of each other's end: which of those comes
+// first is a matter of microseconds.
+func TestIdleIsTheCause(t *testing.T) {
+	t.Parallel()
+	var others atomic.Int64
+	for range 500 {
+		var wg sync.WaitGroup
+		for range 4 {
+			_, a := net.Pipe()
+			b, _ := net.Pipe()
+			wg.Go(func() {
+				relay.Relay(a, b, relay.Options{Idle: time.Microsecond, Abort: func(c net.Conn, cause error) {
+					if cause != relay.ErrIdle {
+						others.Add(1)
+					}
+					c.Close()
+				}})
+			})
+		}
+		wg.Wait()
+	}
+	if n := others.Load(); n != 0 {
+		t.Errorf("%d conns were ended with another cause than %v", n, relay.ErrIdle)
+	}
+}
+
 // A reader that has stopped reading counts as idle, too: the relay does not
 // wait in Write for ever.
 func TestIdleWhileWriting(t *testing.T) {
