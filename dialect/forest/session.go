@@ -285,10 +285,8 @@ func (s *session) answered(ctx context.Context, c *stream) error {
 	if err == nil {
 		return nil
 	}
-	select {
-	case <-s.done:
+	if s.mux.IsClosed() { // s.done follows
 		return tunnel.ErrClosed
-	default:
-		return &tunnel.RefusedError{Code: tunnel.RefuseInternal}
 	}
+	return &tunnel.RefusedError{Code: tunnel.RefuseInternal}
 }

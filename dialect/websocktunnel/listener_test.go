@@ -446,8 +446,12 @@ func TestAskForWindow(t *testing.T) {
 				}
 				defer c.Close()
 				for sent := int64(0); ; {
-					c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
-					n, err := c.Write(make([]byte, 8192))
+					size, wait := min(8192, want-sent), 20*time.Second
+					if size <= 0 { // no more should go
+						size, wait = 8192, 200*time.Millisecond
+					}
+					c.SetWriteDeadline(time.Now().Add(wait))
+					n, err := c.Write(make([]byte, size))
 					sent += int64(n)
 					if err != nil {
 						got <- sent
