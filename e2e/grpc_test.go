@@ -104,6 +104,20 @@ func startGRPC(t *testing.T, creds credentials.TransportCredentials) (addr strin
 	return l.Addr().String(), cancelled
 }
 
+// dialGRPC returns a gRPC client of the name.
+func (s *tlsServer) dialGRPC(t *testing.T, name string, config *tls.Config) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+name+"."+domain, grpc.WithTransportCredentials(credentials.NewTLS(config)),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", s.tlsAddr)
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
 // A gRPC client and server, with the tunnel between them: over HTTP/2 that the
 // server ends, and over TLS that it passes on.
 func TestGRPC(t *testing.T) {
@@ -134,14 +148,7 @@ func TestGRPC(t *testing.T) {
 		{"again", &tls.Config{RootCAs: s.ca.Pool}, passedCancelled, "127.0.0.1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			conn, err := grpc.NewClient("passthrough:///"+tt.name+"."+domain, grpc.WithTransportCredentials(credentials.NewTLS(tt.config)),
-				grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-					return new(net.Dialer).DialContext(ctx, "tcp", s.tlsAddr)
-				}))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
+			conn := s.dialGRPC(t, tt.name, tt.config)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			testGRPC(ctx, t, pb.NewTestServiceClient(conn), tt.cancelled, tt.forwarded)
