@@ -2,11 +2,19 @@ package wsmux
 
 import (
 	"io"
+	"maps"
+	"math"
 	"net"
+	"slices"
 	"time"
 
 	"adit/internal/trywrite"
 	"adit/tunnel"
+)
+
+var (
+	errOverrun = &tunnel.ResetError{Code: tunnel.ResetOverload, Reason: "more bytes than there was credit for"}
+	errTooMuch = &tunnel.ResetError{Code: tunnel.ResetOverload, Reason: "too many bytes of the session wait for their readers"}
 )
 
 // deliver hands the stream a piece of DAT. It reports false if it wants no more
@@ -18,7 +26,7 @@ func (st *Stream) deliver(piece []byte) bool {
 	switch {
 	case st.left < 0:
 		st.rmu.Unlock()
-		st.overrun("more bytes than there was credit for")
+		st.overrun()
 		return false
 	case st.eof:
 		st.rmu.Unlock()
@@ -42,37 +50,70 @@ func (st *Stream) deliver(piece []byte) bool {
 	st.storeLocked(piece)
 	st.rcond.Signal()
 	st.rmu.Unlock()
-	if s.held.Add(int64(len(piece))) > s.opts.MaxHeld {
-		st.overrun("too many bytes of the session wait for their readers")
-		return false
+	s.came.Add(int64(len(piece)))
+	return s.held.Add(int64(len(piece))) <= s.opts.MaxHeld || s.makeRoom(st)
+}
+
+// makeRoom ends streams that nobody has read for longest, until no more is held
+// than may be. It reports whether st is none of them.
+func (s *Session) makeRoom(st *Stream) bool {
+	for s.held.Load() > s.opts.MaxHeld {
+		s.mu.Lock()
+		streams := slices.Collect(maps.Values(s.streams))
+		s.mu.Unlock()
+		stalled := st // all that is held may be of streams that have ended
+		oldest := int64(math.MaxInt64)
+		for _, one := range streams {
+			one.rmu.Lock()
+			if one.size > 0 && one.waitedAt < oldest {
+				stalled, oldest = one, one.waitedAt
+			}
+			one.rmu.Unlock()
+		}
+		stalled.abandon(errTooMuch)
+		if stalled == st {
+			return false
+		}
 	}
 	return true
 }
 
-// overrun ends a stream to which more was sent than it takes in. The session
-// goes on.
-func (st *Stream) overrun(reason string) {
-	err := &tunnel.ResetError{Code: tunnel.ResetOverload, Reason: reason}
-	st.failRead(err, true)
-	s := st.s
-	s.mu.Lock()
-	if s.opts.Extended && !(st.finSent && st.finReceived) {
-		s.appendResetLocked(st.id, uint16(tunnel.ResetOverload), reason)
-		s.goneLocked(st, err)
-	} else {
-		s.finishLocked(st)
-		st.failLocked(err)
-		s.forgetLocked(st)
-	}
-	s.flushUnlock()
+// overrun ends a stream on which more was sent than there was credit for. The
+// session goes on.
+func (st *Stream) overrun() {
 	st.rmu.Lock()
 	st.mute = true // what comes is lost, and so is its credit
 	st.left = 1 << 62
 	st.rmu.Unlock()
+	st.abandon(errOverrun)
+}
+
+// abandon ends both directions of a stream for a reason of this side. What was
+// not read is lost.
+func (st *Stream) abandon(err *tunnel.ResetError) {
+	discarded := st.failRead(err, true)
+	s := st.s
+	s.mu.Lock()
+	if s.opts.Extended && !(st.finSent && st.finReceived) {
+		s.appendResetLocked(st.id, uint16(err.Code), err.Reason)
+		s.goneLocked(st, err)
+	} else {
+		s.finishLocked(st)
+		if discarded > 0 && !st.finReceived && err != errOverrun {
+			// An original that waits for credit would not see the FIN.
+			s.appendCreditLocked(st.id, discarded)
+		}
+		st.failLocked(err)
+		s.forgetLocked(st)
+	}
+	s.flushUnlock()
 }
 
 // storeLocked copies piece behind what has arrived.
 func (st *Stream) storeLocked(piece []byte) {
+	if st.size == 0 {
+		st.waitedAt = st.s.came.Load()
+	}
 	st.size += len(piece)
 	if n := len(st.buffers); n > 0 {
 		last := st.buffers[n-1]
@@ -227,6 +268,7 @@ func (st *Stream) writeDirectLocked(piece []byte) int {
 // releases rmu. From time to time the other side gets credit for them.
 func (st *Stream) returnCredit(n int) {
 	st.consumed += n
+	st.waitedAt = st.s.came.Load()
 	if st.consumed < st.returnAt || st.mute {
 		st.rmu.Unlock()
 		return

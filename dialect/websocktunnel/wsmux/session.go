@@ -57,7 +57,9 @@ type Options struct {
 	MaxStreams int
 
 	// MaxHeld bounds what was received on all streams and waits for its
-	// readers, in bytes; 0 means 128 MiB. A stream that would exceed it ends.
+	// readers, in bytes; 0 means 128 MiB, and 512 MiB without the extension,
+	// where the other side may send 4 MiB on each stream. Beyond, the stream
+	// ends that nobody has read for longest.
 	MaxHeld int64
 
 	// KeepAlive is the time between pings; 0 means 20 s. A side from which
@@ -79,6 +81,7 @@ const (
 	defaultUnaccepted = 100
 	defaultStreams    = 8192
 	defaultHeld       = 128 << 20
+	defaultPlainHeld  = 512 << 20
 	defaultKeepAlive  = 20 * time.Second
 	growthBudget      = 16 << 20 // of the windows of one session beyond Options.Window
 )
@@ -98,6 +101,7 @@ type Session struct {
 	sock *trywrite.Writer // nil if conn is no socket; of whoever has out.writing
 	in   reader           // of readLoop
 	held atomic.Int64     // bytes that nobody has read yet
+	came atomic.Int64     // bytes of all streams, ever
 	done chan struct{}
 
 	mu       sync.Mutex // guards the fields below
@@ -132,12 +136,13 @@ func New(conn net.Conn, role Role, opts Options) *Session {
 	orDefault(&opts.PeerWindow, oldServerHolds)
 	orDefault(&opts.MaxUnaccepted, defaultUnaccepted)
 	orDefault(&opts.MaxStreams, defaultStreams)
-	orDefault(&opts.MaxHeld, defaultHeld)
 	orDefault(&opts.KeepAlive, defaultKeepAlive)
 	opts.MaxWindow = max(opts.MaxWindow, opts.Window)
 	if !opts.Extended {
 		opts.Window = opts.MaxWindow
+		orDefault(&opts.MaxHeld, defaultPlainHeld)
 	}
+	orDefault(&opts.MaxHeld, defaultHeld)
 	s := &Session{conn: conn, role: role, opts: opts, done: make(chan struct{})}
 	s.cond.L = &s.mu
 	if opts.Extended || role == Agent {

@@ -277,21 +277,66 @@ func TestOverrun(t *testing.T) {
 	}
 }
 
-// What all streams of a session hold is bounded.
+// What all streams of a session hold is bounded. The streams that nobody reads
+// make room for those that somebody does, and those whose bytes are dropped get
+// their credit back: an original that waits for it would not see the end.
 func TestMaxHeld(t *testing.T) {
 	t.Parallel()
-	s, r := start(t, wsmux.Server, wsmux.Options{MaxHeld: 100_000})
-	a, b := open(t, s, r, 100), open(t, s, r, 100)
-	piece := strings.Repeat("x", 60_000)
-	r.send(wsmux.DAT, 0, piece)
-	r.send(wsmux.DAT, 2, piece)
-	r.expect(wsmux.FIN, 2, "")
-	if _, err := io.Copy(io.Discard, struct{ io.Reader }{b}); err == nil {
-		t.Error("the one too many: got no error")
+	for _, extended := range []bool{false, true} {
+		t.Run(fmt.Sprint("extended ", extended), func(t *testing.T) {
+			t.Parallel()
+			s, r := start(t, wsmux.Server, wsmux.Options{Extended: extended, MaxHeld: 100_000})
+			stalled, second, reads := open(t, s, r, 100), open(t, s, r, 100), open(t, s, r, 100)
+			piece := strings.Repeat("x", 40_000)
+			r.send(wsmux.DAT, 0, piece)
+			r.send(wsmux.DAT, 2, piece)
+			const rounds = 4
+			for range rounds {
+				r.send(wsmux.DAT, 4, piece)
+				read(t, reads, piece)
+			}
+			if _, err := io.Copy(io.Discard, struct{ io.Reader }{stalled}); err == nil {
+				t.Error("the stream that nobody read for longest: got no error")
+			}
+			if extended {
+				for f := r.next(); f != (frame{wsframe.Binary, wsmux.RST, 0, "\x05\x00too many bytes of the session wait for their readers"}); f = r.next() {
+					if f.typ != wsmux.ACK || f.stream != 4 {
+						t.Fatalf("got %v, want the end of stream 0", f)
+					}
+				}
+			} else {
+				credit, ended := 0, false
+				for credit < len(piece) || !ended {
+					switch f := r.next(); {
+					case f.stream == 0 && f.typ == wsmux.ACK:
+						credit += f.credit()
+					case f.stream == 0 && f.typ == wsmux.FIN:
+						ended = true
+					case f.stream != 4 || f.typ != wsmux.ACK:
+						t.Fatalf("got %v, want the end of stream 0, and credit", f)
+					}
+				}
+				r.send(wsmux.DAT, 0, "what was on its way")
+				r.send(wsmux.FIN, 0, "")
+			}
+			read(t, second, piece)
+			r.send(wsmux.DAT, 4, piece)
+			read(t, reads, piece)
+			if n := s.Streams(); n != 2 {
+				t.Errorf("%d streams, want 2", n)
+			}
+		})
 	}
-	read(t, a, piece)
-	r.send(wsmux.DAT, 0, piece)
-	read(t, a, piece)
+	t.Run("one stream", func(t *testing.T) {
+		t.Parallel()
+		s, r := start(t, wsmux.Server, wsmux.Options{MaxHeld: 100_000})
+		st := open(t, s, r, 100)
+		r.send(wsmux.DAT, 0, strings.Repeat("x", 100_001))
+		r.expect(wsmux.FIN, 0, "")
+		if _, err := io.Copy(io.Discard, struct{ io.Reader }{st}); err == nil {
+			t.Error("got no error")
+		}
+	})
 }
 
 // A message comes in as many fragments as there are bytes in it, with pings in

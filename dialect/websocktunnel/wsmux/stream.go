@@ -56,6 +56,7 @@ type Stream struct {
 	window    int   // the most that left should be
 	grown     int   // of window, what counts against growthBudget
 	consumed  int   // bytes read since credit was given
+	waitedAt  int64 // s.came when some were read last, or the first had come
 	returnAt  int   // how many it takes
 	grantedAt time.Duration
 }
