@@ -285,3 +285,163 @@ func TestGoldenBadFrame(t *testing.T) {
 	}
 	<-s.Done()
 }
+
+// TestGoldenTrace plays each side of an upload larger than the window, of which
+// only the frames' sizes were recorded: what the original sent comes in, and
+// this side must send as many bytes, never more than there is credit for, and
+// give credit for each byte that was read, and no more.
+func TestGoldenTrace(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("testdata/websocktunnel/10-post-5mib.trace.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type step struct {
+		fromAgent bool
+		typ       wsmux.Type
+		n         int // bytes of DAT, credit of ACK
+	}
+	var steps []step
+	sums := map[step]int{} // by direction and type
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		typ, ok := map[string]wsmux.Type{"SYN": wsmux.SYN, "ACK": wsmux.ACK, "DAT": wsmux.DAT, "FIN": wsmux.FIN}[f[1]]
+		if !ok || f[0] == "#" {
+			continue
+		}
+		e := step{fromAgent: f[0] == "c2s", typ: typ}
+		times := 1
+		for i, field := range f[3:] {
+			n, err := strconv.Atoi(strings.TrimPrefix(field, "x"))
+			if err != nil {
+				t.Fatalf("%q: %v", line, err)
+			}
+			if i == 0 {
+				e.n = n
+			} else {
+				times = n
+			}
+		}
+		for range times {
+			steps = append(steps, e)
+			sums[step{e.fromAgent, e.typ, 0}] += e.n
+		}
+	}
+	up, down := sums[step{false, wsmux.DAT, 0}], sums[step{true, wsmux.DAT, 0}]
+	if up != 5243039 || down != 376 {
+		t.Fatalf("%d bytes up and %d down", up, down)
+	}
+	for _, role := range []wsmux.Role{wsmux.Server, wsmux.Agent} {
+		t.Run(map[wsmux.Role]string{wsmux.Server: "as server", wsmux.Agent: "as agent"}[role], func(t *testing.T) {
+			t.Parallel()
+			s, r := start(t, role, wsmux.Options{PeerWindow: 4 << 20})
+			ours, theirs := up, down // bytes to send, and to read
+			if role == wsmux.Agent {
+				ours, theirs = down, up
+			}
+			// The application writes all, and reads all.
+			app := make(chan error, 1)
+			go func() {
+				var st *wsmux.Stream
+				var err error
+				if role == wsmux.Server {
+					ctx, cancel := context.WithTimeout(context.Background(), patience)
+					defer cancel()
+					st, err = s.Open(ctx)
+				} else if st, err = s.Accept(); err == nil {
+					err = st.Accepted()
+				}
+				if err != nil {
+					app <- err
+					return
+				}
+				first := func() error {
+					if _, err := st.Write(make([]byte, ours)); err != nil {
+						return err
+					}
+					if role == wsmux.Agent {
+						return st.CloseWrite()
+					}
+					return nil
+				}
+				second := func() error {
+					_, err := io.CopyN(io.Discard, struct{ io.Reader }{st}, int64(theirs))
+					return err
+				}
+				if role == wsmux.Agent {
+					first, second = second, first // once the request is there
+				}
+				if err := first(); err != nil {
+					app <- err
+				} else if err := second(); err != nil {
+					app <- err
+				} else {
+					app <- st.Close()
+				}
+			}()
+
+			// got is what this side has sent, as far as it has come.
+			credit, got, fin := 0, map[wsmux.Type]int{}, false
+			if role == wsmux.Agent {
+				credit = 4 << 20 // agents have it from the start
+			}
+			receive := func() {
+				f := r.next()
+				switch f.typ {
+				case wsmux.ACK:
+					got[wsmux.ACK] += f.credit()
+				case wsmux.FIN:
+					fin = true
+				default:
+					got[f.typ] += max(len(f.payload), 1)
+				}
+				if got[wsmux.DAT] > credit {
+					t.Fatalf("%d bytes with a credit of %d", got[wsmux.DAT], credit)
+				}
+			}
+			mayAck, sent := 0, 0 // what this side may give, and what it was sent
+			for _, e := range steps {
+				if e.fromAgent == (role == wsmux.Agent) {
+					continue
+				}
+				switch e.typ {
+				case wsmux.SYN:
+					r.send(wsmux.SYN, 0, "")
+					receive() // the window, before which nothing may be sent
+					mayAck = got[wsmux.ACK]
+				case wsmux.ACK:
+					if got[wsmux.SYN] == 0 {
+						receive()
+					}
+					// Credit for what was read, which must have come before.
+					for role == wsmux.Server && credit > 0 && got[wsmux.DAT] < credit+e.n-(4<<20) {
+						receive()
+					}
+					credit += e.n
+					r.ack(0, e.n)
+				case wsmux.DAT:
+					for role == wsmux.Agent && got[wsmux.ACK] < sent+e.n || role == wsmux.Server && got[wsmux.DAT] < ours {
+						receive()
+					}
+					sent += e.n
+					r.send(wsmux.DAT, 0, strings.Repeat("x", e.n))
+				case wsmux.FIN:
+					for role == wsmux.Agent && !fin {
+						receive()
+					}
+					r.send(wsmux.FIN, 0, "")
+				}
+			}
+			for got[wsmux.DAT] < ours || !fin {
+				receive()
+			}
+			if err := <-app; err != nil {
+				t.Error(err)
+			}
+			mayAck += theirs
+			if got[wsmux.DAT] != ours || got[wsmux.ACK] > mayAck || got[wsmux.ACK] < mayAck-(1<<20) {
+				t.Errorf("sent %d bytes and gave a credit of %d, want %d and about %d", got[wsmux.DAT], got[wsmux.ACK], ours, mayAck)
+			}
+		})
+	}
+}
