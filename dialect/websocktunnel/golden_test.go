@@ -24,7 +24,7 @@ type registration struct {
 }
 
 // registrations returns those of all recorded conversations.
-func registrations(t *testing.T) []registration {
+func registrations(t testing.TB) []registration {
 	t.Helper()
 	files, err := filepath.Glob("wsmux/testdata/*/*.c2s.bin")
 	if err != nil || len(files) < 14 {
