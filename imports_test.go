@@ -30,6 +30,7 @@ var allowed = []struct {
 	{"session", []string{"internal/..."}},
 	{"carrier/...", []string{"carrier/...", "internal/..."}},
 	{"carrier", []string{"carrier/...", "internal/..."}},
+	{"doctor", []string{"carrier", "carrier/...", "internal/..."}},
 	{"tunnel/tunneltest", []string{"tunnel", "internal/..."}},
 	{"auth", []string{"tunnel"}},
 	{"dialect", []string{"tunnel", "auth"}},
@@ -45,7 +46,7 @@ var allowed = []struct {
 	{"cluster", []string{"tunnel", "route", "session", "internal/..."}},
 	{"admin", []string{"tunnel", "auth", "route", "cluster"}},
 	{"server", []string{
-		"tunnel", "internal/...", "session", "carrier", "carrier/...", "auth", "dialect", "dialect/...",
+		"tunnel", "internal/...", "session", "carrier", "carrier/...", "doctor", "auth", "dialect", "dialect/...",
 		"route", "policy", "ingress", "forward", "cluster", "admin",
 	}},
 	{"metrics", []string{"tunnel", "session", "ingress", "accesslog", "tracing", "agent", "server"}},

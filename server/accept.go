@@ -20,6 +20,9 @@ func (s *Server) own(r *http.Request) http.Handler {
 	if h := s.health(r); h != nil {
 		return h
 	}
+	if h := s.examined(r); h != nil {
+		return h
+	}
 	if s.opts.Own != nil {
 		if h := s.opts.Own(r); h != nil {
 			return h

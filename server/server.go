@@ -27,6 +27,7 @@ import (
 
 	"adit/auth"
 	"adit/dialect"
+	"adit/doctor"
 	"adit/ingress"
 	"adit/internal/certs"
 	"adit/internal/proxyheader"
@@ -129,6 +130,10 @@ type Options struct {
 	// have to let agents open streams.
 	Forward []auth.ForwardRule
 
+	// NoDoctor turns away those who examine the way to the server, without
+	// credentials; see package doctor.
+	NoDoctor bool
+
 	// ReservedIDs are IDs that agents may bind only if their credentials name
 	// them.
 	ReservedIDs auth.Reserved
@@ -199,6 +204,7 @@ type Server struct {
 
 	policies policies
 	forwards forwards
+	doctor   *doctor.Handler              // nil with Options.NoDoctor
 	guard    atomic.Pointer[policy.Guard] // of all visitors
 
 	agents sync.WaitGroup // handshakes, tunnels, and what ends them
@@ -259,6 +265,12 @@ func New(opts Options) (*Server, error) {
 	s.binds.init(kinds, bindResults)
 	if err := s.loadBlocks(); err != nil {
 		return nil, err
+	}
+	if !opts.NoDoctor {
+		var err error
+		if s.doctor, err = newDoctor(opts.Version); err != nil {
+			return nil, err
+		}
 	}
 	var host netip.Addr // of public TCP ports
 	if opts.Listen != "" {
@@ -446,6 +458,9 @@ func (s *Server) Run(ctx context.Context) error {
 		s.tls.Close()
 	}
 	s.http.Close()
+	if s.doctor != nil {
+		s.doctor.Close()
+	}
 	s.tcp.Close()
 	s.endAll()
 	s.table.Close()

@@ -83,6 +83,9 @@ func (p *program) run(ctx context.Context, args []string) int {
 	if err == nil {
 		return exitDone
 	}
+	if err == errDegraded {
+		return exitFailed
+	}
 	for _, e := range config.Problems(err) {
 		fmt.Fprintln(p.errOut, "adit:", e)
 	}
@@ -110,7 +113,7 @@ func (p *program) rootCommand() *cobra.Command {
 	root.AddCommand(
 		p.serverCommand(), p.agentCommand(), p.forwardCommand(), p.socksCommand(), p.stdioCommand(),
 		p.tokenCommand(), p.demoCommand(), p.statusCommand(), p.serviceCommand(), p.configCommand(), p.certCommand(),
-		p.completionCommand(), p.manCommand(), p.versionCommand(),
+		p.doctorCommand(), p.completionCommand(), p.manCommand(), p.versionCommand(),
 	)
 	root.AddCommand(dropInCommands()...)
 	for _, k := range tunnelKinds {
@@ -143,7 +146,7 @@ var commandGroups = []struct {
 	{"Expose services:", []string{"http", "tcp", "tls", "agent", "demo"}},
 	{"Reach what the server reaches:", []string{"forward", "socks", "stdio"}},
 	{"Run a server:", []string{"server", "token"}},
-	{"Operate either:", []string{"config", "service", "status", "cert"}},
+	{"Operate either:", []string{"config", "service", "status", "doctor", "cert"}},
 	{"Stand in for another tunnel:", standIns()},
 }
 

@@ -51,6 +51,7 @@ type serverFlags struct {
 	identity       identityFlags
 	tls            tlsFlags
 	websocktunnel  serverTunnelFlags
+	doctor         serverDoctorFlags
 
 	running *server.Server // nil before it does
 }
@@ -94,6 +95,7 @@ func (f *serverFlags) add(fl *pflag.FlagSet) {
 	f.forward.add(fl)
 	f.identity.add(fl)
 	f.websocktunnel.add(fl, f.p)
+	f.doctor.add(fl)
 	f.log.add(fl, false)
 	f.ops.add(fl, f.p)
 }
@@ -230,6 +232,7 @@ func (f *serverFlags) options(log *slog.Logger) (opts server.Options, err error)
 	}
 	opts.TCPPorts, err = parsePorts(f.tcpPorts)
 	wrong(err)
+	f.doctor.apply(&opts)
 	opts.TrustedProxies, err = parsePrefixes("trusted-proxies", f.trustedProxies)
 	wrong(err)
 	wrong(f.policy.apply(&opts))

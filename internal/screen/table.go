@@ -2,6 +2,7 @@ package screen
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"time"
 )
@@ -53,3 +54,9 @@ func RoundTrip(d time.Duration) string { return roundTrip(d) }
 
 // Count is a number of things, whose word gets an s where it needs one.
 func Count(n uint64, word string) string { return plural(n, word) }
+
+// Wrap returns s, which may come from anywhere, in lines of at most that many
+// columns, broken at spaces.
+func (st Style) Wrap(s string, columns int) []string {
+	return st.wrap(st.clean(s), columns, math.MaxInt)
+}

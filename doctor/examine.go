@@ -1,0 +1,307 @@
+package doctor
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"adit/carrier"
+)
+
+// How long things may take.
+const (
+	quickTime    = 28 * time.Second // all of it
+	thoroughTime = 7 * time.Minute
+	stepTime     = 6 * time.Second  // a step
+	connectTime  = 4 * time.Second  // one address
+	askTime      = 12 * time.Second // a way through a proxy, and the answer to a request
+)
+
+// Options configures Examine. Server is required.
+type Options struct {
+	// Server is its URL: ws, wss, http or https.
+	Server string
+
+	// TLS configures wss, as for the agent; nil verifies the server against the
+	// system's certificates.
+	TLS *tls.Config
+
+	// DialContext is the way out, through the proxy if there is one; nil is the
+	// network's.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// Proxy is the proxy on the way, for people and to look for it, and ProxyFrom
+	// is where that is set, such as "HTTPS_PROXY". Proxy is nil if there is none.
+	Proxy     *url.URL
+	ProxyFrom string
+
+	// Carriers are those to be measured; nil is WebSocket alone.
+	Carriers []Way
+
+	// Thorough takes minutes, to find out for how long a connection may be
+	// silent, and measures longer.
+	Thorough bool
+
+	// OnStep is told of each step when it is done, if it is not nil.
+	OnStep func(Step)
+
+	held time.Duration // for which conns are held unless thoroughly; 0 means quickHold
+}
+
+// A Way opens one carrier to the server.
+type Way struct {
+	Name string
+	Dial func(ctx context.Context) (net.Conn, error)
+}
+
+// An examination is one call of Examine.
+type examination struct {
+	opts   Options
+	url    *url.URL // http or https
+	host   string   // of the server, without port
+	addr   string   // of the server, or of the proxy
+	client *http.Client
+	report *Report
+
+	connected time.Duration     // how long the fastest address took
+	leaf      *x509.Certificate // of who answers with TLS
+	info      info              // what the server says
+	buffered  bool              // responses come when they have ended
+	twice     int               // requests that arrived more often than they were sent
+}
+
+// Examine looks at all that is between here and the server. It takes less than
+// 30 s, or some minutes if that is asked for, and ends with ctx. The error is
+// about opts: everything else is in the report.
+func Examine(ctx context.Context, opts Options) (*Report, error) {
+	u, err := url.Parse(opts.Server)
+	if err != nil || u.Hostname() == "" {
+		return nil, errors.New("the server's URL is malformed: it looks like wss://tunnel.example.com")
+	}
+	switch u.Scheme {
+	case "ws", "http":
+		u.Scheme = "http"
+	case "wss", "https":
+		u.Scheme = "https"
+	default:
+		return nil, fmt.Errorf("the server's URL has the scheme %q: ws, wss, http and https are allowed", u.Scheme)
+	}
+	u.Path, u.User, u.RawQuery, u.Fragment = strings.TrimSuffix(u.Path, "/"), nil, "", ""
+	if opts.DialContext == nil {
+		opts.DialContext = new(net.Dialer).DialContext
+	}
+	limit := quickTime
+	if opts.Thorough {
+		limit = thoroughTime
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	began := time.Now()
+	x := &examination{opts: opts, url: u, host: u.Hostname(), report: &Report{Server: opts.Server, Carriers: []Carrier{}}}
+	transport := &http.Transport{
+		DialContext:            opts.DialContext,
+		TLSClientConfig:        x.tlsConfig(),
+		DisableCompression:     true,
+		TLSHandshakeTimeout:    stepTime,
+		ResponseHeaderTimeout:  askTime,
+		TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{}, // as agents do it: no HTTP/2
+		MaxResponseHeaderBytes: 64 << 10,
+	}
+	defer transport.CloseIdleConnections()
+	x.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	if opts.Proxy != nil {
+		x.report.Proxy = (&url.URL{Scheme: opts.Proxy.Scheme, Host: opts.Proxy.Host}).String()
+	}
+	x.addr = addrOf(u)
+	if opts.Proxy != nil {
+		x.addr = addrOf(opts.Proxy)
+	}
+	if x.resolve(ctx) && x.askProxy(ctx) && x.secure(ctx) && x.askServer(ctx) {
+		x.carry(ctx)
+	}
+	x.conclude()
+	x.report.Took = time.Since(began)
+	return x.report, nil
+}
+
+func addrOf(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}[u.Scheme]
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
+// tlsConfig is the agent's.
+func (x *examination) tlsConfig() *tls.Config {
+	config := &tls.Config{}
+	if x.opts.TLS != nil {
+		config = x.opts.TLS.Clone()
+	}
+	config.NextProtos = []string{"http/1.1"}
+	config.MinVersion = max(config.MinVersion, tls.VersionTLS12)
+	if config.ServerName == "" {
+		config.ServerName = x.host
+	}
+	return config
+}
+
+// step puts down what a step has brought.
+func (x *examination) step(name string, began time.Time, status Status, format string, args ...any) {
+	s := Step{Name: name, Status: status, Text: fmt.Sprintf(format, args...)}
+	if !began.IsZero() {
+		s.Seconds = time.Since(began).Seconds()
+	}
+	x.report.Steps = append(x.report.Steps, s)
+	if x.opts.OnStep != nil {
+		x.opts.OnStep(s)
+	}
+}
+
+func (x *examination) find(code string, severity Status, culprit, remedy string) {
+	x.report.Findings = append(x.report.Findings, Finding{code, severity, culprit, remedy})
+}
+
+// resolve looks up the first host on the way and dials each of its addresses.
+func (x *examination) resolve(ctx context.Context) bool {
+	host, port, _ := net.SplitHostPort(x.addr)
+	began := time.Now()
+	what := host
+	if x.opts.Proxy != nil {
+		what = "the proxy " + host
+	}
+	var addrs []netip.Addr
+	if a, err := netip.ParseAddr(host); err == nil {
+		addrs = []netip.Addr{a}
+	} else {
+		limited, cancel := context.WithTimeout(ctx, stepTime)
+		defer cancel()
+		addrs, err = net.DefaultResolver.LookupNetIP(limited, "ip", host)
+		if err != nil || len(addrs) == 0 {
+			x.step("resolve", began, Failed, "%s: %s", what, reason(err))
+			if x.opts.Proxy == nil {
+				x.find("dns", Failed, fmt.Sprintf("The name %s is not to be found: %s.", host, reason(err)),
+					"Check the name in --server. If only a proxy knows names from outside, give it with --proxy or HTTPS_PROXY.")
+			} else {
+				x.find("dns", Failed, fmt.Sprintf("The name of the proxy, %s, is not to be found: %s.", host, reason(err)),
+					fmt.Sprintf("Check the proxy's URL, which is from %s.", x.opts.ProxyFrom))
+			}
+			return false
+		}
+		for i, a := range addrs {
+			addrs[i] = a.Unmap()
+		}
+		x.step("resolve", began, OK, "%s: %s", what, list(addrs))
+	}
+	return x.dial(ctx, addrs[:min(len(addrs), 8)], port)
+}
+
+func list(addrs []netip.Addr) string {
+	const most = 3
+	var texts []string
+	for i, a := range addrs {
+		if i == most {
+			texts = append(texts, fmt.Sprintf("and %d more", len(addrs)-most))
+			break
+		}
+		texts = append(texts, a.String())
+	}
+	return strings.Join(texts, ", ")
+}
+
+// dial connects to all addresses at once.
+func (x *examination) dial(ctx context.Context, addrs []netip.Addr, port string) bool {
+	began := time.Now()
+	errs := make([]error, len(addrs))
+	took := make([]time.Duration, len(addrs))
+	var wg sync.WaitGroup
+	for i, a := range addrs {
+		wg.Go(func() {
+			d := net.Dialer{Timeout: connectTime}
+			conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(a.String(), port))
+			if took[i], errs[i] = time.Since(began), err; err == nil {
+				conn.Close()
+			}
+		})
+	}
+	wg.Wait()
+	var good, bad []string
+	var badVersion = map[bool]int{}
+	var last error
+	for i, a := range addrs {
+		if errs[i] != nil {
+			bad = append(bad, fmt.Sprintf("%s: %s", a, reason(errs[i])))
+			badVersion[a.Is6()]++
+			last = errs[i]
+			continue
+		}
+		good = append(good, fmt.Sprintf("%s in %s", a, short(took[i])))
+		if x.connected == 0 || took[i] < x.connected {
+			x.connected = took[i]
+		}
+	}
+	switch {
+	case len(good) == 0:
+		x.step("dial", began, Failed, "port %s: %s", port, strings.Join(bad, "; "))
+		what := "The server"
+		remedy := "Check that the server runs, that its port is open, and the port in --server. If this network lets nobody out but through a proxy, give that with --proxy or HTTPS_PROXY."
+		if x.opts.Proxy != nil {
+			what, remedy = "The proxy", fmt.Sprintf("Check the proxy's URL, which is from %s, and whether the proxy runs.", x.opts.ProxyFrom)
+		}
+		x.find("unreachable", Failed, fmt.Sprintf("%s does not take connections at %s: %s.", what, x.addr, reason(last)), remedy)
+		return false
+	case len(bad) > 0:
+		x.step("dial", began, Warning, "port %s: %s; but %s", port, strings.Join(good, ", "), strings.Join(bad, "; "))
+		which := "Some of the addresses"
+		if badVersion[true] == len(bad) && badVersion[false] == 0 {
+			which = "Its IPv6 addresses"
+		}
+		x.find("address", OK, fmt.Sprintf("%s cannot be reached from here: %s.", which, bad[0]),
+			"Connecting may take some hundred milliseconds longer. Whoever runs the server or this network can mend that.")
+	default:
+		x.step("dial", began, OK, "port %s: %s", port, strings.Join(good, ", "))
+	}
+	return true
+}
+
+// carrierURL is where carriers are opened.
+func (x *examination) at(path string) string { return x.url.String() + path }
+
+// ways returns the carriers that are measured.
+func (x *examination) ways() []Way {
+	if x.opts.Carriers != nil {
+		return x.opts.Carriers
+	}
+	return []Way{{"websocket", func(ctx context.Context) (net.Conn, error) {
+		d := carrier.Dialer{
+			URL:         x.at(connectPath),
+			TLS:         x.opts.TLS,
+			DialContext: x.opts.DialContext,
+			Subprotocol: Subprotocol,
+			ZeroMask:    true,
+		}
+		conn, err := d.Dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return conn, nil
+	}}}
+}
+
+// Accept makes a carrier of a request for HandlerOptions.Accept.
+func Accept(w http.ResponseWriter, r *http.Request) (net.Conn, error) {
+	conn, err := carrier.Accept(w, r, carrier.AcceptOptions{Subprotocol: Subprotocol, ZeroMask: true})
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
