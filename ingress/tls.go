@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"adit/internal/clienthello"
 	"adit/internal/lastcall"
 	"adit/policy"
 )
@@ -49,6 +50,10 @@ type TLSOptions struct {
 	// Certificates are for those conns. If nil, there are none of them.
 	Certificates Certificates
 
+	// Guests get visitors beside the router and HTTP: those that are not Rest
+	// before them, the others after. nil means that there are none.
+	Guests Guests
+
 	// Ask returns the authorities of which a visitor who asks for name may
 	// show a certificate, as a hint to the visitor: whoever looks at the
 	// certificate has to verify it. If Ask or what it returns is nil, the
@@ -78,19 +83,17 @@ type TLSOptions struct {
 	Logger *slog.Logger
 }
 
-const (
-	maxLongHellos = 2048            // messages at a time that do not fit the usual buffer
-	certainWithin = 5 * time.Second // a name with a certificate is not waited for longer
-)
+// certainWithin is how long a name with a certificate is waited for.
+const certainWithin = 5 * time.Second
 
 // TLS is the door for visitors who speak TLS. It reads the name in their first
 // message. If that stands for a tunnel whose upstream ends TLS, all bytes go
 // there unread; otherwise the ingress ends TLS itself, and HTTP gets the
 // visitor. Its methods are safe for concurrent use.
 type TLS struct {
-	opts    TLSOptions    // constant after NewTLS
-	config  *tls.Config   // of visitors who are not asked for a certificate
-	long    chan struct{} // has an element for each message of maxLongHellos
+	opts    TLSOptions  // constant after NewTLS
+	config  *tls.Config // of visitors who are not asked for a certificate
+	front   *clienthello.Front
 	running sync.WaitGroup
 	guard   atomic.Pointer[policy.Guard]
 
@@ -118,7 +121,7 @@ func NewTLS(opts TLSOptions) *TLS {
 	}
 	t := &TLS{
 		opts:      opts,
-		long:      make(chan struct{}, maxLongHellos),
+		front:     clienthello.NewFront(),
 		listeners: make(map[net.Listener]struct{}),
 		visitors:  make(map[*tlsVisitor]struct{}),
 	}

@@ -5,25 +5,15 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"net"
 	"sync"
 	"time"
 
 	"adit/internal/clienthello"
 	"adit/internal/proxyheader"
-	"adit/internal/readable"
 	"adit/internal/relay"
 	"adit/tunnel"
 )
-
-const (
-	helloBuffer  = 2 << 10     // bytes; what most first messages take
-	alertLinger  = time.Second // for a visitor to see why it is refused
-	alertDiscard = 64 << 10    // bytes that it may still send until then
-)
-
-var errLongHellos = errors.New("too many long first messages at once")
 
 // A tlsVisitor is a visitor up to the end of its handshake, or to its own end
 // if an upstream ends its TLS.
@@ -80,7 +70,7 @@ func (v *tlsVisitor) serve() {
 		return
 	}
 	v.setDeadline()
-	hello, raw, err := v.readHello()
+	hello, raw, err := v.t.front.Read(v.conn)
 	if err != nil {
 		v.t.counters.refused.Add(1)
 		v.refuse(err, raw)
@@ -88,9 +78,18 @@ func (v *tlsVisitor) serve() {
 		return
 	}
 	name := hello.ServerName
+	guest := v.guest(name)
+	if guest != nil && !guest.Rest {
+		v.serveGuest(guest, name, raw)
+		return
+	}
 	known := v.t.config != nil && v.t.opts.Certificates.Has(name)
-	if name != "" && v.endsAtUpstream(name, known) {
+	if name != "" && v.endsAtUpstream(name, known || guest != nil) {
 		v.serveRaw(name, raw)
+		return
+	}
+	if !known && guest != nil {
+		v.serveGuest(guest, name, raw)
 		return
 	}
 	if !known {
@@ -128,51 +127,6 @@ func (v *tlsVisitor) endsAtUpstream(name string, known bool) bool {
 	return v.t.opts.Router.TLS(ctx, name)
 }
 
-// readHello reads the visitor's first message. It returns all that was read.
-func (v *tlsVisitor) readHello() (hello clienthello.Hello, raw []byte, err error) {
-	if rc, ok := readable.Of(v.conn); ok { // nothing is held for who only connects
-		if err := readable.Wait(rc); err != nil {
-			return hello, nil, err
-		}
-	}
-	var s clienthello.Scanner
-	buf, n, long := make([]byte, helloBuffer), 0, false
-	defer func() {
-		if long {
-			<-v.t.long
-		}
-	}()
-	for {
-		m, err := v.conn.Read(buf[n:])
-		n += m
-		if m == 0 {
-			if err == nil || err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
-			return hello, buf[:n], err
-		}
-		done, err := s.Scan(buf[:n])
-		switch {
-		case err != nil:
-			return hello, buf[:n], err
-		case done:
-			hello, err = s.Hello()
-			return hello, buf[:n], err
-		case n < len(buf):
-			continue
-		case n == clienthello.MaxBytes:
-			return hello, buf[:n], clienthello.ErrTooLarge
-		}
-		select {
-		case v.t.long <- struct{}{}:
-			long = true
-		default:
-			return hello, buf[:n], errLongHellos
-		}
-		buf = append(make([]byte, 0, clienthello.MaxBytes), buf...)[:clienthello.MaxBytes]
-	}
-}
-
 // refuse tells the visitor what is wrong with its first message.
 func (v *tlsVisitor) refuse(err error, raw []byte) {
 	bad, isBad := errors.AsType[*clienthello.Error](err)
@@ -180,9 +134,7 @@ func (v *tlsVisitor) refuse(err error, raw []byte) {
 	case isBad && bad.Alert != 0:
 		v.alert(bad.Alert)
 	case isBad && speaksHTTP(raw):
-		v.lastWords(sayOf(probNoTLS, "", "").append(nil, 1, false, false))
-	case err == errLongHellos:
-		v.alert(clienthello.AlertInternalError)
+		clienthello.LastWords(v.conn, sayOf(probNoTLS, "", "").append(nil, 1, false, false))
 	default:
 		v.conn.Close()
 	}
@@ -198,29 +150,7 @@ func speaksHTTP(b []byte) bool {
 	return false
 }
 
-func (v *tlsVisitor) alert(code byte) { v.lastWords(clienthello.AppendAlert(nil, code)) }
-
-// lastWords sends b and closes the conn, after a moment in which the visitor
-// may still be sending: a close with bytes unread would be a reset, which
-// overtakes b.
-func (v *tlsVisitor) lastWords(b []byte) {
-	defer v.conn.Close()
-	v.conn.SetDeadline(time.Now().Add(alertLinger))
-	if _, err := v.conn.Write(b); err != nil {
-		return
-	}
-	if hc, ok := v.conn.(tunnel.HalfCloser); ok && hc.CloseWrite() == nil {
-		buf := smallBuffers.get()
-		defer smallBuffers.put(buf)
-		for left := alertDiscard; left > 0; {
-			n, err := v.conn.Read(*buf)
-			if err != nil {
-				return
-			}
-			left -= n
-		}
-	}
-}
+func (v *tlsVisitor) alert(code byte) { clienthello.SendAlert(v.conn, code) }
 
 // serveHTTP does the handshake and gives the conn to HTTP.
 func (v *tlsVisitor) serveHTTP(name string, raw []byte) error {

@@ -111,6 +111,14 @@ func (s *Server) blockable(name string) (string, error) {
 	return name, nil
 }
 
+// has reports whether a hostname is blocked.
+func (b *blocks) has(name string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, ok := b.all[name]
+	return ok
+}
+
 // Blocks implements admin.Server.
 func (s *Server) Blocks() []admin.Block {
 	s.blocks.mu.Lock()

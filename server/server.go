@@ -432,7 +432,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if ran {
 		return errRan
 	}
-	served := make(chan error, 2)
+	served := make(chan error, 3)
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	if s.ln != nil {

@@ -36,6 +36,10 @@ type TLSOptions struct {
 	// Redirect sends visitors who come to Options.Listen here, and refuses
 	// agents there.
 	Redirect bool
+
+	// Guests get visitors beside the server's own agents; nil means that there
+	// are none.
+	Guests Guests
 }
 
 // CertificateFiles are a certificate, with the chain behind it, and its key, in
@@ -154,6 +158,9 @@ func (s *Server) newTLS() {
 	if s.certs != nil {
 		o.Certificates = s.certs
 	}
+	if s.opts.TLS.Guests != nil {
+		o.Guests = guests{s}
+	}
 	s.tls = ingress.NewTLS(o)
 }
 
@@ -162,6 +169,7 @@ func (s *Server) runTLS(ctx context.Context, wg *sync.WaitGroup, served chan<- e
 	if s.certFiles != nil {
 		wg.Go(func() { s.certFiles.Watch(ctx) })
 	}
+	s.runGuests(ctx, wg.Go, served)
 	wg.Go(func() { served <- s.tls.Serve(ctx, proxyheader.Listen(s.tlsLn, s.opts.ProxyProtocolFrom)) })
 }
 

@@ -68,6 +68,15 @@ func (p *program) forestServer(ctx context.Context, b []byte, file string, logge
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	sayConfig(logger, c, unknown)
+	s, err := newForestServer(c, file, logger)
+	if err != nil {
+		return err
+	}
+	return s.Run(ctx)
+}
+
+// newForestServer makes the server of a configuration that is in file.
+func newForestServer(c forest.ServerConfig, file string, logger *log.Logger) (*forest.Server, error) {
 	opts := forest.ServerOptions{Log: logger, StateFile: c.StateFile}
 	switch c.StateFile {
 	case "":
@@ -75,11 +84,7 @@ func (p *program) forestServer(ctx context.Context, b []byte, file string, logge
 	case "off":
 		opts.StateFile = ""
 	}
-	s, err := forest.NewServer(c, opts)
-	if err != nil {
-		return err
-	}
-	return s.Run(ctx)
+	return forest.NewServer(c, opts)
 }
 
 func (p *program) forestAgent(ctx context.Context, b []byte, logger *log.Logger) error {

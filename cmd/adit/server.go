@@ -52,6 +52,7 @@ type serverFlags struct {
 	tls            tlsFlags
 	websocktunnel  serverTunnelFlags
 	doctor         serverDoctorFlags
+	forest         serverForestFlags
 
 	running *server.Server // nil before it does
 }
@@ -96,6 +97,7 @@ func (f *serverFlags) add(fl *pflag.FlagSet) {
 	f.identity.add(fl)
 	f.websocktunnel.add(fl, f.p)
 	f.doctor.add(fl)
+	f.forest.add(fl)
 	f.log.add(fl, false)
 	f.ops.add(fl, f.p)
 }
@@ -261,6 +263,9 @@ func (f *serverFlags) options(log *slog.Logger) (opts server.Options, err error)
 		native.New(native.Options{Session: so, Forwards: f.forward.streams(), Logger: log}),
 	}
 	if err := f.websocktunnel.apply(&opts); err != nil {
+		return opts, err
+	}
+	if err := f.forest.apply(&opts); err != nil {
 		return opts, err
 	}
 	return opts, f.check(opts)

@@ -50,6 +50,7 @@ func (s *Server) apply(set []Entry, f form) error {
 		delete(s.listeners, key)
 		closing.Go(l.close)
 	}
+	s.publish()
 	s.set, s.form = set, f
 	return nil
 }
@@ -57,6 +58,9 @@ func (s *Server) apply(set []Entry, f form) error {
 func (s *Server) start(l *listener, entries []Entry) {
 	l.entries.Store(&entries)
 	s.listeners[l.key] = l
+	if l.ln == nil {
+		return
+	}
 	s.log.Printf("now listening on %s", l.ln.Addr())
 	if !s.wg.Go(func() { s.serve(s.ctx, l) }) {
 		l.ln.Close() // the server has ended
@@ -71,7 +75,7 @@ func (s *Server) openAll(order []listenKey, wanted map[listenKey][]Entry) (opene
 		if s.listeners[key] != nil {
 			continue
 		}
-		l, err := listenAt(key)
+		l, err := s.listenAt(key)
 		if portTaken(err) {
 			if gone := s.inTheWay(key, wanted); len(gone) > 0 {
 				for _, o := range gone {
@@ -79,7 +83,7 @@ func (s *Server) openAll(order []listenKey, wanted map[listenKey][]Entry) (opene
 					delete(s.listeners, o.key)
 				}
 				closed = append(closed, gone...)
-				l, err = listenAt(key)
+				l, err = s.listenAt(key)
 			}
 		}
 		if err != nil {
@@ -103,7 +107,7 @@ func (s *Server) inTheWay(key listenKey, wanted map[listenKey][]Entry) (gone []*
 // reopen puts back what openAll closed.
 func (s *Server) reopen(closed []*listener) {
 	for _, o := range closed {
-		l, err := listenAt(o.key)
+		l, err := s.listenAt(o.key)
 		if err != nil {
 			s.log.Printf("error: a listener that was closed for a set that failed does not come back: %v", err)
 			continue
@@ -130,13 +134,14 @@ func (s *Server) restore(ctx context.Context) error {
 	}
 	s.set, s.form = set, f
 	for _, key := range slices.Collect(maps.Keys(wanted)) {
-		l, err := listenAt(key)
+		l, err := s.listenAt(key)
 		if err != nil {
 			s.log.Printf("error: a tunnel of before the restart is not back: %v", err)
 			continue
 		}
 		s.start(l, wanted[key])
 	}
+	s.publish()
 	s.log.Printf("%d tunnels of before the restart are back", len(set))
 	return nil
 }

@@ -61,6 +61,7 @@ func serverTLS(c ServerConfig, r *revoked, logger *log.Logger) (*tls.Config, err
 		ClientCAs:    pool,
 		ClientAuth:   tls.RequireAndVerifyClientCert,
 		MinVersion:   tls.VersionTLS12,
+		NextProtos:   []string{"h2", "http/1.1"},
 		VerifyConnection: func(s tls.ConnectionState) error {
 			return r.check(s.PeerCertificates)
 		},

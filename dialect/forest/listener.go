@@ -17,7 +17,7 @@ import (
 // A listener takes the visitors of one address and port.
 type listener struct {
 	key     listenKey
-	ln      net.Listener
+	ln      net.Listener            // nil at a shared port
 	entries atomic.Pointer[[]Entry] // in the order of the set
 	closing chan struct{}           // closed by close
 	ended   chan struct{}           // closed when no visitor is taken any more
@@ -94,6 +94,9 @@ func (s *Server) serve(ctx context.Context, l *listener) {
 // close ends a listener that is served, without losing a visitor who has
 // connected.
 func (l *listener) close() {
+	if l.ln == nil {
+		return
+	}
 	l.once.Do(func() {
 		close(l.closing)
 		lastcall.Begin(l.ln)
@@ -102,6 +105,10 @@ func (l *listener) close() {
 }
 
 // abort ends a listener that is not served yet.
-func (l *listener) abort() { l.ln.Close() }
+func (l *listener) abort() {
+	if l.ln != nil {
+		l.ln.Close()
+	}
+}
 
 func portTaken(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }

@@ -9,11 +9,14 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"adit/internal/clienthello"
 )
 
 // ServerOptions configures a Server beyond its file.
@@ -42,6 +45,11 @@ type Server struct {
 	tls     *tls.Config // nil without TLS
 	revoked *revoked
 	agents  *registry
+	front   *clienthello.Front
+
+	share   netip.AddrPort              // where somebody else listens for it; see RunShared
+	shared  atomic.Pointer[[]*listener] // of that port
+	handoff *handoff                    // of agents who came there; nil if ListenPort is another
 
 	ctx      context.Context // of Run; ends visitors and sessions
 	wg       group           // of all goroutines but those of net/http
@@ -64,7 +72,7 @@ func NewServer(c ServerConfig, opts ServerOptions) (*Server, error) {
 	if opts.Listen == nil {
 		opts.Listen = func(port int) (net.Listener, error) { return net.Listen("tcp", ":"+strconv.Itoa(port)) }
 	}
-	s := &Server{config: c, opts: opts, log: opts.Log, agents: newRegistry(), listeners: make(map[listenKey]*listener)}
+	s := &Server{config: c, opts: opts, log: opts.Log, agents: newRegistry(), front: clienthello.NewFront(), listeners: make(map[listenKey]*listener)}
 	if !c.UseTls {
 		s.log.Print("warning: UseTls is false, so everybody may be any client, and replace all tunnels")
 		return s, nil
@@ -79,7 +87,9 @@ func NewServer(c ServerConfig, opts ServerOptions) (*Server, error) {
 
 // Run listens and serves until ctx ends or a port fails, and then ends
 // everything and waits for it. It may be called once.
-func (s *Server) Run(ctx context.Context) error {
+func (s *Server) Run(ctx context.Context) error { return s.run(ctx, func() {}) }
+
+func (s *Server) run(ctx context.Context, ready func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	s.ctx = ctx
@@ -95,7 +105,7 @@ func (s *Server) Run(ctx context.Context) error {
 	var servers []*http.Server
 	var listeners []net.Listener
 	for _, p := range ports {
-		ln, err := s.opts.Listen(p.port)
+		ln, err := s.listenControl(p.port)
 		if err != nil {
 			for _, l := range listeners {
 				l.Close()
@@ -109,10 +119,11 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := s.restore(ctx); err != nil {
 		s.log.Printf("error: the tunnels of before the restart are lost: %v", err)
 	}
+	ready()
 	var wg sync.WaitGroup
 	for i, srv := range servers {
 		wg.Go(func() {
-			if s.tls != nil {
+			if s.tls != nil && s.handoff == nil {
 				cancel(srv.ServeTLS(socketListener{listeners[i]}, "", ""))
 			} else {
 				cancel(srv.Serve(listeners[i]))
@@ -132,6 +143,16 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// listenControl listens for agents and management, or takes them from whoever
+// listens at the port.
+func (s *Server) listenControl(port int) (net.Listener, error) {
+	if !s.share.IsValid() || port != int(s.share.Port()) {
+		return s.opts.Listen(port)
+	}
+	s.handoff = newHandoff(s.share)
+	return s.handoff, nil
 }
 
 func (s *Server) httpServer(h http.Handler) *http.Server {

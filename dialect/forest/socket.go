@@ -2,7 +2,6 @@ package forest
 
 import (
 	"bufio"
-	"crypto/tls"
 	"net"
 	"sync"
 )
@@ -83,13 +82,17 @@ func (l socketListener) Accept() (net.Conn, error) {
 	return &socket{Conn: c}, nil
 }
 
-// plainConn returns the connection below TLS.
+// NetConn returns the connection below.
+func (s *socket) NetConn() net.Conn { return s.Conn }
+
+// plainConn returns the connection below TLS, and below all others that say what
+// is below them.
 func plainConn(c net.Conn) net.Conn {
-	if tc, ok := c.(*tls.Conn); ok {
-		c = tc.NetConn()
+	for {
+		over, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return c
+		}
+		c = over.NetConn()
 	}
-	if s, ok := c.(*socket); ok {
-		c = s.Conn
-	}
-	return c
 }

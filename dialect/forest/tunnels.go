@@ -199,6 +199,9 @@ func (e Entry) service() string { return either(e.BackEndService, strconv.Itoa(e
 // anyName reports whether the entry takes visitors without a name, too.
 func (e Entry) anyName() bool { return strings.Trim(e.ListenHostnameGlob, "*") == "" }
 
+// pattern reports whether the entry's glob stands for several names.
+func (e Entry) pattern() bool { return strings.Contains(e.ListenHostnameGlob, "*") }
+
 // choose returns the entry for a host name, which is in lower case, or nil. Of
 // those that match the most particular one wins, and the first if there are
 // several: that with the most dots, after the runs of * are taken away.

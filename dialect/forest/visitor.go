@@ -15,8 +15,10 @@ import (
 
 const (
 	// helloTime is how long a visitor of a port with host names may take to say
-	// a name. Who says none in time gets what takes everybody, if there is such.
-	helloTime = 5 * time.Second
+	// a name before it gets what takes everybody, and noHelloTime where there is
+	// no such entry.
+	helloTime   = 5 * time.Second
+	noHelloTime = 10 * time.Second
 
 	// comeback is how long a visitor waits for an agent that is not there: one
 	// that restarts takes less.
@@ -34,12 +36,11 @@ func (s *Server) visit(ctx context.Context, l *listener, conn net.Conn) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	entries := *l.entries.Load()
-	host, early, alert := hello(conn, entries)
+	host, early, alert := s.hello(conn, entries)
 	e := choose(entries, host)
 	if e == nil {
 		if alert != 0 {
-			conn.SetWriteDeadline(time.Now().Add(time.Second))
-			conn.Write(clienthello.AppendAlert(nil, alert))
+			clienthello.SendAlert(conn, alert)
 		}
 		s.debugf("%s came to %s for the name %q, which no tunnel has", conn.RemoteAddr(), conn.LocalAddr(), host)
 		return
@@ -49,75 +50,67 @@ func (s *Server) visit(ctx context.Context, l *listener, conn net.Conn) {
 		s.debugf("%s came to %s and is not served: %s: %v", conn.RemoteAddr(), conn.LocalAddr(), e.ClientIdentifier, err)
 		return
 	}
-	stopStream := context.AfterFunc(ctx, func() { st.Close() })
-	defer stopStream()
+	s.carry(ctx, e, conn, early, st, old)
+}
+
+// carry relays a visitor, of whom early has been read, and a stream for it until
+// both have ended, or ctx does, and closes both.
+func (s *Server) carry(ctx context.Context, e *Entry, conn net.Conn, early []byte, st net.Conn, old bool) (res relay.Result) {
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { st.Close(); conn.Close() })
+	defer stop()
 	if e.HaProxyProxyProtocol {
 		if _, err := st.Write(proxyLine(conn)); err != nil {
 			st.Close()
-			return
+			return res
 		}
 	}
 	if len(early) > 0 {
-		if _, err := st.Write(early); err != nil {
+		n, err := st.Write(early)
+		if err != nil {
 			st.Close()
-			return
+			return res
 		}
+		defer func() { res.AtoB += int64(n) }()
 	}
 	visitor := conn
 	if old {
 		visitor = whole{conn} // an original ends both directions at once
 	}
-	relay.Relay(visitor, st, relay.Options{Abort: func(c net.Conn, _ error) {
+	res, _ = relay.Relay(visitor, st, relay.Options{Abort: func(c net.Conn, _ error) {
 		if w, ok := c.(whole); ok {
 			c = w.Conn
 		}
 		tunnel.Abort(c, tunnel.ResetUpstream, "")
 	}})
+	return res
 }
 
 // hello reads the name that a visitor asks for by TLS, if the entries differ by
 // it: otherwise nothing is read, so that upstreams may speak first. alert is
-// for a visitor who speaks TLS and whom no entry takes.
-func hello(conn net.Conn, entries []Entry) (host string, early []byte, alert byte) {
-	needed := false
+// for a visitor whom no entry takes; 0 means that it does not speak TLS.
+func (s *Server) hello(conn net.Conn, entries []Entry) (host string, early []byte, alert byte) {
+	needed, patience := false, noHelloTime
 	for _, e := range entries {
-		needed = needed || !e.anyName()
+		if e.anyName() {
+			patience = helloTime
+		} else {
+			needed = true
+		}
 	}
 	if !needed {
 		return "", nil, 0
 	}
-	conn.SetReadDeadline(time.Now().Add(helloTime))
+	conn.SetReadDeadline(time.Now().Add(patience))
 	defer conn.SetReadDeadline(time.Time{})
-	var s clienthello.Scanner
-	buf := make([]byte, 0, 4096)
-	for {
-		if len(buf) == cap(buf) {
-			if len(buf) >= clienthello.MaxBytes {
-				return "", buf, clienthello.AlertRecordOverflow
-			}
-			buf = append(make([]byte, 0, 2*cap(buf)), buf...)
-		}
-		n, err := conn.Read(buf[len(buf):cap(buf)])
-		buf = buf[:len(buf)+n]
-		if n > 0 {
-			done, serr := s.Scan(buf)
-			if serr == nil && done {
-				var h clienthello.Hello
-				if h, serr = s.Hello(); serr == nil {
-					return h.ServerName, buf, clienthello.AlertUnrecognizedName
-				}
-			}
-			if serr != nil {
-				if e, ok := errors.AsType[*clienthello.Error](serr); ok {
-					alert = e.Alert
-				}
-				return "", buf, alert
-			}
-		}
-		if err != nil {
-			return "", buf, 0
-		}
+	hello, early, err := s.front.Read(conn)
+	if e, ok := errors.AsType[*clienthello.Error](err); ok {
+		return "", early, e.Alert
 	}
+	if err != nil {
+		return "", early, 0
+	}
+	return hello.ServerName, early, clienthello.AlertUnrecognizedName
 }
 
 // open opens a stream for a visitor, with a session that there is or comes

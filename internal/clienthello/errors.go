@@ -31,6 +31,7 @@ var (
 	ErrMalformed   = &Error{AlertDecodeError, "it is malformed"}
 	ErrDuplicate   = &Error{AlertIllegalParameter, "an extension or a name is there twice"}
 	ErrServerName  = &Error{AlertIllegalParameter, "the server name cannot be a hostname"}
+	ErrBusy        = &Error{AlertInternalError, "too many long ones come at once"} // of Front
 )
 
 // AppendAlert appends the record of a fatal alert to b, as it is sent before
