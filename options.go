@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"strings"
 
 	"adit/dialect"
+	"adit/internal/wayout"
 	"adit/policy"
 	"adit/tunnel"
 )
@@ -45,6 +47,10 @@ type options struct {
 	encoded   []byte         // policy, as it is sent
 	tls       *tls.Config
 	dial      func(ctx context.Context, network, addr string) (net.Conn, error)
+	proxy     string
+	out       *wayout.Dialer // what proxy amounts to
+	host      string
+	header    http.Header
 	log       *slog.Logger
 	events    func(Event)
 }
@@ -151,9 +157,32 @@ func WithTLSConfig(config *tls.Config) Option {
 }
 
 // WithDialContext sets the way out to the server. addr is the host and port of
-// its URL.
+// its URL, or of the proxy if there is WithProxy.
 func WithDialContext(dial func(ctx context.Context, network, addr string) (net.Conn, error)) Option {
 	return func(o *options) { o.dial = dial }
+}
+
+// WithProxy sets the proxy through which the server is reached: its URL with the
+// scheme http, https, socks5 or socks5h, and a user and a password if it wants
+// them. "direct" stands for none. Without it, and without WithDialContext, the
+// environment variables HTTPS_PROXY (or HTTP_PROXY for ws), ALL_PROXY and
+// NO_PROXY count, as for curl. The password is shown to the proxy if that asks
+// for it, and appears nowhere else.
+func WithProxy(url string) Option {
+	return func(o *options) { o.proxy = url }
+}
+
+// WithServerHost sets the Host that requests to the server have, for what stands
+// before it; without it that is the host of the URL, to which the program connects
+// in any case. The name in TLS is ServerName in WithTLSConfig.
+func WithServerHost(host string) Option {
+	return func(o *options) { o.host = host }
+}
+
+// WithServerHeader sends these header fields to the server, for what stands
+// before it.
+func WithServerHeader(h http.Header) Option {
+	return func(o *options) { o.header = h.Clone() }
 }
 
 // WithLogger lets adit log to l what happens to the connection. Without it
@@ -259,10 +288,33 @@ func (o *options) check() error {
 			bad("WithPolicy: %w", err)
 		}
 	}
+	if err := o.wayOut(); err != nil {
+		bad("WithProxy: %w", err)
+	}
 	if o.backlog < 0 {
 		bad("WithBacklog: %d: 0 or more is allowed", o.backlog)
 	}
 	return errors.Join(errs...)
+}
+
+// wayOut sets out.
+func (o *options) wayOut() error {
+	o.out = &wayout.Dialer{}
+	if o.tls != nil {
+		o.out.TLS = &tls.Config{RootCAs: o.tls.RootCAs} // without the certificate that the server sees
+	}
+	switch {
+	case o.proxy == "direct":
+	case o.proxy != "":
+		u, err := wayout.ParseProxy(o.proxy)
+		if err != nil {
+			return err
+		}
+		o.out.Proxy = func(*url.URL) (*url.URL, error) { return u, nil }
+	case o.dial == nil:
+		o.out.Proxy = wayout.Environment(os.Getenv)
+	}
+	return nil
 }
 
 // checkServer checks the URL of a server. Its errors repeat nothing of a URL

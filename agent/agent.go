@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"sync"
 	"time"
@@ -24,6 +25,7 @@ import (
 	"adit/dialect"
 	"adit/dialect/native"
 	"adit/internal/backoff"
+	"adit/internal/wayout"
 )
 
 // ErrSuperseded says that another process of the same agent has taken over.
@@ -68,8 +70,20 @@ type Options struct {
 	// certificates.
 	TLS *tls.Config
 
-	// DialContext is the way out to the server; nil is the network's.
+	// Out is the way out to the server, through a proxy perhaps; nil is
+	// straight. It serves every carrier.
+	Out *wayout.Dialer
+
+	// DialContext opens the sockets of Out; nil is the network's.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// Host is the Host that the server, or what stands before it, is asked
+	// for; empty means that of Server. The name in TLS is TLS.ServerName.
+	Host string
+
+	// Header is sent to the server with each carrier, for what stands before
+	// it. The credential, and names that begin with Adit-, cannot be set.
+	Header http.Header
 
 	// Session are the options of sessions; the agent sets OnCarrier itself.
 	Session native.SessionOptions
@@ -189,10 +203,15 @@ func New(opts Options) (*Agent, error) {
 			Server:      opts.Server,
 			Instance:    opts.Instance,
 			TLS:         opts.TLS,
+			Out:         opts.Out,
 			DialContext: opts.DialContext,
+			Host:        opts.Host,
+			Header:      opts.Header,
 		},
 	}
-	if err := a.dialer.Check(); err != nil {
+	check := *a.dialer
+	check.Token = opts.Token
+	if err := check.Check(); err != nil {
 		return nil, err
 	}
 	return a, nil
@@ -256,6 +275,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-trying.Done():
 		}
 	})
+	if via := a.dialer.Via(); via != "" {
+		a.log.Info("the way to the server is through a proxy", "proxy", via)
+	}
 	b := backoff.Backoff{Min: reconnectMin, Max: reconnectMax}
 	a.state(State{Phase: Connecting})
 	for {

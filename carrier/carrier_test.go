@@ -493,7 +493,7 @@ func TestDialTLS(t *testing.T) {
 		config *tls.Config
 		want   string
 	}{
-		{"unknown authority", nil, "tls handshake with 127.0.0.1: tls: failed to verify certificate: x509: certificate signed by unknown authority"},
+		{"unknown authority", nil, "tls handshake with 127.0.0.1: the certificate is signed by an unknown authority, \"Acme Co\""},
 		{"wrong name", &tls.Config{RootCAs: pool, ServerName: "wrong.test"}, "tls handshake with wrong.test: tls: failed to verify certificate: x509: certificate is valid for"},
 		{"right", &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS10}, "server answered 404"},
 	} {

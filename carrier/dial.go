@@ -1,6 +1,7 @@
 package carrier
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"adit/internal/wayout"
 	"adit/internal/wsconn"
 )
 
@@ -37,10 +39,18 @@ type Dialer struct {
 	// 1.2.
 	TLS *tls.Config
 
+	// Out is the way out: through a proxy, perhaps. If nil, there is none.
+	Out *wayout.Dialer
+
 	// DialContext opens the conn to addr, a host and port, over network
-	// "tcp". If nil, a net.Dialer does. The conn should be a socket itself or
-	// have a method NetConn that leads to it.
+	// "tcp": that of the server, or of Out's proxy. If nil, Out does that
+	// itself. The conn should be a socket or have a method NetConn that
+	// leads to one.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// Host is sent instead of the host and port in URL, to which the conn
+	// leads all the same.
+	Host string
 
 	// Subprotocol is offered to the server, which then must choose it. Empty
 	// offers none.
@@ -94,11 +104,8 @@ func (e *DialError) Unwrap() error { return e.Err }
 // An error in the Dialer's own fields names the field. Any other is a
 // *DialError.
 func (d *Dialer) Dial(ctx context.Context) (*wsconn.Conn, error) {
-	t, err := d.target()
+	t, err := d.check()
 	if err != nil {
-		return nil, err
-	}
-	if err := d.checkHeader(); err != nil {
 		return nil, err
 	}
 	timeout := d.Timeout
@@ -107,34 +114,12 @@ func (d *Dialer) Dial(ctx context.Context) (*wsconn.Conn, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	failed := func(phase Phase, target string, err error) error {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		return &DialError{Phase: phase, Target: target, Err: err}
-	}
-
-	dial := d.DialContext
-	if dial == nil {
-		dial = new(net.Dialer).DialContext
-	}
-	conn, err := dial(ctx, "tcp", t.addr)
+	conn, dialled, err := d.connect(ctx, t, "http/1.1")
 	if err != nil {
-		return nil, failed(PhaseDial, t.addr, err)
+		return nil, err
 	}
-	dialled := conn
 	stop := context.AfterFunc(ctx, func() { dialled.Close() })
 	defer stop()
-
-	if t.secure {
-		config := d.tlsConfig(t.name)
-		secured := tls.Client(conn, config)
-		if err := secured.HandshakeContext(ctx); err != nil {
-			conn.Close()
-			return nil, failed(PhaseTLS, config.ServerName, err)
-		}
-		conn = secured
-	}
 	offer := d.ZeroMask && nobodyBetween(conn, t)
 	buffered, zeroMask, err := d.upgrade(conn, t, offer)
 	if err == nil && !stop() {
@@ -142,34 +127,24 @@ func (d *Dialer) Dial(ctx context.Context) (*wsconn.Conn, error) {
 	}
 	if err != nil {
 		dialled.Close() // not conn: TLS would wait to say goodbye
-		return nil, failed(PhaseUpgrade, t.addr, err)
+		return nil, failed(ctx, PhaseUpgrade, t.addr, err)
 	}
 	Tune(conn)
 	return wsconn.New(conn, wsconn.Client, wsconn.Options{Buffered: buffered, MaxFrame: d.MaxFrame, ZeroMask: zeroMask}), nil
 }
 
-// nobodyBetween reports whether nothing that does not know WebSocket can see
-// the bytes of conn: they are encrypted, or do not leave this machine.
-func nobodyBetween(conn net.Conn, t *target) bool {
-	if t.secure {
-		return true
-	}
-	tcp, ok := conn.(*net.TCPConn)
-	return ok && loopback(tcp)
+// Check reports what is wrong with the Dialer's own fields.
+func (d *Dialer) Check() error {
+	_, err := d.check()
+	return err
 }
 
-// tlsConfig returns the configuration for a handshake with name.
-func (d *Dialer) tlsConfig(name string) *tls.Config {
-	config := &tls.Config{}
-	if d.TLS != nil {
-		config = d.TLS.Clone()
+func (d *Dialer) check() (*target, error) {
+	t, err := d.target()
+	if err != nil {
+		return nil, err
 	}
-	config.NextProtos = []string{"http/1.1"}
-	config.MinVersion = max(config.MinVersion, tls.VersionTLS12)
-	if config.ServerName == "" {
-		config.ServerName = name
-	}
-	return config
+	return t, d.checkHeader()
 }
 
 // ownHeaders are the headers that a Dialer's user cannot set.
@@ -178,8 +153,12 @@ var ownHeaders = []string{
 	hdrKey, hdrVersion, hdrProtocol, hdrExtend, hdrAccept, hdrMask,
 }
 
-// checkHeader judges Header and Subprotocol. It tells names and no values.
+// checkHeader judges Header, Host and Subprotocol. Of Header it tells names and
+// no values.
 func (d *Dialer) checkHeader() error {
+	if strings.ContainsFunc(d.Host, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		return fmt.Errorf("carrier: host %q: must be in ASCII, an international name in its xn-- form", d.Host)
+	}
 	for name, values := range d.Header {
 		if !validToken(name) {
 			return fmt.Errorf("carrier: header %q: not a header name", name)
@@ -238,7 +217,7 @@ func (d *Dialer) upgrade(conn net.Conn, t *target, offer bool) (buffered []byte,
 // request returns the upgrade's request (RFC 6455, section 4.1).
 func (d *Dialer) request(t *target, key string, offer bool) []byte {
 	var b strings.Builder
-	fmt.Fprintf(&b, "GET %s HTTP/1.1\r\nHost: %s\r\n", t.uri, t.host)
+	fmt.Fprintf(&b, "GET %s HTTP/1.1\r\nHost: %s\r\n", t.uri, cmp.Or(d.Host, t.host))
 	b.WriteString("Upgrade: websocket\r\nConnection: Upgrade\r\n")
 	fmt.Fprintf(&b, "Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: %s\r\n", key, version)
 	if d.Subprotocol != "" {

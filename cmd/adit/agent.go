@@ -32,6 +32,7 @@ type agentFlags struct {
 	server     string
 	credential credentialFlags
 	caFile     string
+	out        wayOutFlags
 	instance   string
 	log        logFlags
 	screen     screenFlags
@@ -53,6 +54,7 @@ func (f *agentFlags) addServer(fl *pflag.FlagSet) {
 	fl.StringVar(&f.server, "server", "ws://localhost:8080", "URL of the server: ws:// or, with TLS, wss://")
 	f.credential.add(fl)
 	fl.StringVar(&f.caFile, "ca-file", "", "file with certificates of authorities to trust for wss://, besides the system's")
+	f.out.add(fl)
 	f.log.add(fl, true)
 }
 
@@ -257,6 +259,7 @@ func (f *agentFlags) options() (opts agent.Options, err error) {
 	}
 	opts.TLS, err = tlsConfig(f.caFile)
 	problems = append(problems, err)
+	problems = append(problems, f.out.apply(f.p, &opts))
 	f.shown, err = f.credential.open(f.p, f.server)
 	problems = append(problems, err)
 	return opts, config.Join(problems...)
@@ -294,6 +297,7 @@ func (f *severalFlags) runFleet(ctx context.Context, d *display, opts agent.Opti
 	defer unserve()
 	defer f.p.serveReports(d.board, d.log)()
 	defer f.p.supervise(ctx, "serving the tunnels of "+f.server)()
+	f.out.warn(f.p, d.log)
 	forwarding := opts
 	f.shown.apply(&forwarding)
 	stopForwards, err := f.forwards.start(ctx, forwarding, d.log)

@@ -150,6 +150,7 @@ func (f *forwardFlags) run(ctx context.Context, specs []forward.Spec) error {
 	}
 	defer stop()
 	defer f.p.supervise(ctx, "forwarding through "+f.server)()
+	f.out.warn(f.p, d.log)
 	defer d.join(&opts)()
 	f.shown.apply(&opts)
 	opts.Forwards = true
@@ -265,6 +266,7 @@ func (f *agentFlags) runStdio(ctx context.Context, target tunnel.Target) error {
 	if err := f.shown.wait(ctx, log); err != nil {
 		return err
 	}
+	f.out.warn(f.p, log)
 	f.shown.apply(&opts)
 	opts.Forwards, opts.Logger = true, log
 	a, err := agent.New(opts)

@@ -47,6 +47,7 @@ func main() {
 // A program is one run of adit, with what it has of its surroundings.
 type program struct {
 	environ []string
+	args    []string  // of run, as everybody on this machine can see them
 	in      io.Reader // for tokens
 	out     io.Writer // for people and scripts
 	errOut  io.Writer // for logs and errors
@@ -75,6 +76,7 @@ func (p *program) runAs(ctx context.Context, name string, args []string) int {
 // run runs the command that args name, until it is done or ctx ends, and
 // returns the exit code.
 func (p *program) run(ctx context.Context, args []string) int {
+	p.args = args
 	root := p.rootCommand()
 	root.SetArgs(args)
 	root.SetOut(p.out)

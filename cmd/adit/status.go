@@ -156,10 +156,13 @@ func reason(err error) string {
 		}
 		return text
 	case errors.As(err, &dial):
-		switch dial.Phase {
-		case carrier.PhaseDial:
+		text, out := wayOutReason(dial.Err)
+		switch {
+		case out && dial.Phase == carrier.PhaseDial:
+			return text
+		case dial.Phase == carrier.PhaseDial:
 			return dial.Target + ": " + cause(dial.Err)
-		case carrier.PhaseTLS:
+		case dial.Phase == carrier.PhaseTLS:
 			return "TLS with " + dial.Target + ": " + cause(dial.Err)
 		}
 		return dial.Target + " does not answer as an adit server: " + cause(dial.Err)
@@ -203,6 +206,9 @@ func remedy(code string) string {
 // cause returns the innermost part of err that says something, without the
 // addresses that the outer parts repeat.
 func cause(err error) string {
+	if text, ok := wayOutReason(err); ok {
+		return text
+	}
 	var (
 		errno   syscall.Errno
 		dns     *net.DNSError

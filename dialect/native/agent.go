@@ -16,6 +16,7 @@ import (
 	"adit/carrier"
 	"adit/dialect"
 	"adit/internal/backoff"
+	"adit/internal/wayout"
 	"adit/session"
 	"adit/tunnel"
 )
@@ -39,8 +40,19 @@ type Dialer struct {
 	// certificates.
 	TLS *tls.Config
 
-	// DialContext is the way out; nil is the network's.
+	// Out is the way out to the server; nil is straight.
+	Out *wayout.Dialer
+
+	// DialContext opens the sockets of Out; nil is the network's.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// Host is the Host that the server, or what stands before it, is asked
+	// for; empty means that of Server.
+	Host string
+
+	// Header is sent along, for what stands before the server. Neither the
+	// credential nor what else the dialect says can be set by it.
+	Header http.Header
 }
 
 // connectURL returns where carriers are dialled.
@@ -60,8 +72,31 @@ func connectURL(server string) (string, error) {
 
 // Check reports what is wrong with the dialer's fields.
 func (d *Dialer) Check() error {
-	_, err := connectURL(d.Server)
-	return err
+	target, err := connectURL(d.Server)
+	if err != nil {
+		return err
+	}
+	for name := range d.Header {
+		name := http.CanonicalHeaderKey(name)
+		if strings.HasPrefix(name, "Adit-") || name == "Authorization" && d.Token != nil {
+			return fmt.Errorf("header %q: set by the agent itself", name)
+		}
+	}
+	return d.carrier(target, d.Header).Check()
+}
+
+// Via returns the proxy that carriers are dialled through, without its user and
+// password; empty if there is none.
+func (d *Dialer) Via() string {
+	u, err := url.Parse(d.Server)
+	if err != nil || d.Out == nil {
+		return ""
+	}
+	via, err := d.Out.Via(u)
+	if err != nil || via == nil {
+		return ""
+	}
+	return via.String()
 }
 
 // dial dials one carrier. The error is a *carrier.StatusError if the server
@@ -71,7 +106,10 @@ func (d *Dialer) dial(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	header := http.Header{}
+	header := d.Header.Clone()
+	if header == nil {
+		header = http.Header{}
+	}
 	if d.Token != nil {
 		token, err := d.Token()
 		if err != nil {
@@ -85,15 +123,20 @@ func (d *Dialer) dial(ctx context.Context) (net.Conn, error) {
 	if d.Instance != "" {
 		header.Set(headerInstance, d.Instance)
 	}
-	cd := &carrier.Dialer{
+	return d.carrier(target, header).Dial(ctx)
+}
+
+func (d *Dialer) carrier(target string, header http.Header) *carrier.Dialer {
+	return &carrier.Dialer{
 		URL:         target,
 		Header:      header,
+		Host:        d.Host,
 		TLS:         d.TLS,
+		Out:         d.Out,
 		DialContext: d.DialContext,
 		Subprotocol: Subprotocol,
 		ZeroMask:    true,
 	}
-	return cd.Dial(ctx)
 }
 
 const (
