@@ -49,7 +49,7 @@ func (x *examination) open(ctx context.Context) (net.Conn, error) {
 }
 
 func proxyReason(err error) string {
-	pe, ok := errors.AsType[*wayout.ProxyError](err)
+	pe, ok := errors.AsType[*wayout.Error](err)
 	if ok && pe.StatusCode != 0 {
 		return plain(fmt.Sprintf("it answered %d %s", pe.StatusCode, http.StatusText(pe.StatusCode)), 160)
 	}
@@ -61,7 +61,7 @@ func proxyReason(err error) string {
 
 // blameProxy says why a proxy does not connect to the server.
 func (x *examination) blameProxy(err error) {
-	pe, _ := errors.AsType[*wayout.ProxyError](err)
+	pe, _ := errors.AsType[*wayout.Error](err)
 	status := 0
 	if pe != nil {
 		status = pe.StatusCode
