@@ -36,8 +36,9 @@ func askAdmin(t *testing.T, url, token string) int {
 
 func TestAdminOfServer(t *testing.T) {
 	t.Parallel()
-	c, _ := startServer(t, "--admin", "127.0.0.1:0")
+	c, visitors := startServer(t, "--admin", "127.0.0.1:0")
 	url := adminURL(t, c)
+	askAdmin(t, "http"+strings.TrimPrefix(visitors, "ws")+"/", "") // whom it serves as soon as it is ready
 	path := filepath.Join(c.dataDir(), "admin-token")
 	token, err := auth.LoadSecret(path) // which is for nobody else
 	if err != nil {
