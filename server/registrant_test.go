@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -109,23 +110,42 @@ func TestRegistrant(t *testing.T) {
 func TestRegistrantSharesName(t *testing.T) {
 	t.Parallel()
 	f := start(t, withRegistrants(auth.SecretSubject))
-	f.agent(t, nil, httpTunnel(t, "web", saying(t, "native"))).up(t)
-	if _, err := f.registrant(t, "web", "good", "wst"); err != nil {
+	native := f.agent(t, nil, httpTunnel(t, "web", saying(t, "native")))
+	native.up(t)
+	theirs, err := f.registrant(t, "web", "good", "wst")
+	if err != nil {
 		t.Fatal(err)
 	}
 	visitor := f.visitor(t)
-	met := map[string]bool{}
-	for range 6 {
-		_, body := f.get(t, visitor, "web.example.com", "/")
-		met[strings.Fields(body)[0]] = true
+	meet := func(when string, want ...string) {
+		t.Helper()
+		met := map[string]bool{}
+		for range 6 {
+			status, body := f.get(t, visitor, "web.example.com", "/")
+			if status != 200 {
+				t.Fatalf("%s: got %d %q", when, status, body)
+			}
+			met[strings.Fields(body)[0]] = true
+		}
+		if got := slices.Sorted(maps.Keys(met)); !slices.Equal(got, want) {
+			t.Errorf("%s: visitors met %v, want %v", when, got, want)
+		}
 	}
-	if !met["native"] || !met["wst"] {
-		t.Errorf("visitors met %v, want both agents", met)
+	meet("both are there", "native", "wst")
+	native.stop()
+	meet("the native one left", "wst")
+	f.agent(t, nil, httpTunnel(t, "web", saying(t, "native"))).up(t)
+	meet("it came back", "native", "wst")
+	theirs.Close()
+	meet("the other one left", "native")
+	if _, err := f.registrant(t, "web", "good", "wst"); err != nil {
+		t.Fatal(err)
 	}
+	meet("that came back too", "native", "wst")
 
 	f = start(t, withRegistrants("somebody else"))
 	f.agent(t, nil, httpTunnel(t, "web", saying(t, "native"))).up(t)
-	_, err := f.registrant(t, "web", "good", "wst")
+	_, err = f.registrant(t, "web", "good", "wst")
 	se, ok := errors.AsType[*websocktunnel.StatusError](err)
 	if !ok || se.Code != http.StatusForbidden {
 		t.Errorf("a name of somebody else: got %v, want status 403", err)
