@@ -229,6 +229,7 @@ func TestWstClientUsage(t *testing.T) {
 		{"http://x demo 65536 " + token, exitFailed, "targetPort=65536"},
 		{"http://x demo http " + token, exitFailed, "targetPort=http"},
 		{"ftp://x demo 80 " + token, exitFailed, "scheme"},
+		{"--server-window=100 http://x demo 80 " + token, exitFailed, "4096 to 4194304"},
 		{"--help", exitDone, "Usage: wst-client"},
 		{"--version", exitDone, "wst-client "},
 	} {

@@ -31,7 +31,9 @@ Options:
      --out-file=<file>  write the public address there
      --verbose          log more
      --json             log JSON
-`
+
+Option of adit:
+` + serverWindowUsage
 
 // streamGrace is how long streams have when a client is told to end.
 const streamGrace = 2 * time.Second
@@ -44,13 +46,30 @@ type clientFlags struct {
 	outFile string
 	verbose bool
 	json    bool
+	window  int
 }
+
+const serverWindowUsage = `     --server-window=<n>    bytes of a stream that the server takes in before it
+                            gives credit: 4194304 since websocktunnel 93.1.5
+                            (what its version says, else 4096)
+`
+
+const maxServerWindow = 4 << 20 // of any version
 
 func (f *clientFlags) add(o optionParser) {
 	o.BoolVarP(&f.help, "help", "h", false, "")
 	o.BoolVar(&f.version, "version", false, "")
 	o.StringVar(&f.outFile, "out-file", "", "")
 	o.BoolVar(&f.json, "json", false, "")
+	o.IntVar(&f.window, "server-window", 0, "")
+}
+
+// check reports whether the values of the options are possible.
+func (f *clientFlags) check() error {
+	if f.window != 0 && (f.window < 4096 || f.window > maxServerWindow) {
+		return fmt.Errorf("--server-window %d: 4096 to %d are allowed", f.window, maxServerWindow)
+	}
+	return nil
 }
 
 // logger returns the log of a client.
@@ -89,6 +108,10 @@ func (p *program) wstClient(ctx context.Context, args []string) int {
 		return exitFailed
 	}
 	log := f.logger()
+	if err := f.check(); err != nil {
+		fatal(log, wstClientUsage, "err", err)
+		return exitFailed
+	}
 	port, err := strconv.ParseUint(o.Arg(2), 10, 16)
 	if err != nil {
 		fatal(log, wstClientUsage, "targetPort", o.Arg(2))
@@ -106,7 +129,11 @@ func (f *clientFlags) run(ctx context.Context, log *slog.Logger, connected strin
 	var once sync.Once
 	var outErr error
 	l, err := websocktunnel.Listen(ctx, websocktunnel.ListenOptions{
-		Configure: configure,
+		Configure: func(ctx context.Context, ask websocktunnel.Ask) (websocktunnel.Config, error) {
+			c, err := configure(ctx, ask)
+			c.PeerWindow = f.window
+			return c, err
+		},
 		OnConnect: func(url string) {
 			log.Info(connected, "url", url)
 			once.Do(func() { outErr = f.writeURL(log, url) })
