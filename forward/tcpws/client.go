@@ -113,7 +113,8 @@ func (c *Client) serve(ctx context.Context, caller net.Conn) {
 		refuse(caller)
 		return
 	}
-	l := &link{ws: conn, tcp: caller, early: early, client: true, features: has}
+	l := newLink(conn, caller)
+	l.client, l.early, l.features = true, early, has
 	release := c.links.hold(l)
 	defer release()
 	if err := l.run(); err != nil {

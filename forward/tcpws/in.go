@@ -6,14 +6,12 @@ import (
 	"io"
 	"time"
 
-	"adit/internal/readable"
 	"adit/internal/wsframe"
 )
 
 // An inState is where the way from ws to tcp stands.
 type inState struct {
 	l     *link
-	wait  *readable.Waiter // nil if ws cannot be waited for
 	fills fill
 
 	size int     // class of buf
@@ -29,7 +27,7 @@ type inState struct {
 
 // in moves what comes from ws to tcp, until the WebSocket ends.
 func (l *link) in() {
-	s := inState{l: l, b: l.early, wait: waiterFor(l.wsRaw)}
+	s := inState{l: l, b: l.early}
 	err := s.run()
 	s.release()
 	in, out := l.ended()
@@ -46,7 +44,7 @@ func (l *link) in() {
 	case in && out, l.isShut() && !l.features.ends:
 		// It has said all, or does not mind that it has not.
 		if !in {
-			closeWrite(l.tcp)
+			closeWrite(l.tcp.Conn)
 		}
 		l.tcp.SetReadDeadline(time.Now().Add(drainTime))
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
@@ -113,36 +111,42 @@ func (s *inState) run() error {
 // fill reads more behind what is there. While it waits for the first byte it
 // holds no buffer.
 func (s *inState) fill() error {
-	if len(s.b) == 0 && s.wait != nil {
-		s.release()
-		if err := s.wait.Wait(); err != nil {
-			return err
-		}
+	n, err := s.l.ws.read(s)
+	s.next = 0
+	if err != nil {
+		return err
 	}
-	if s.buf == nil {
-		buf := getBuffer(s.size)
-		s.b = (*buf)[:copy(*buf, s.b)] // of l.early, or none
-		s.buf = buf
-	} else {
-		s.b = (*s.buf)[:copy(*s.buf, s.b)]
-	}
-	have, room := len(s.b), len(*s.buf)
-	if s.next > 0 {
-		room = min(room, max(s.next, have+1))
-		s.next = 0
-	}
-	n, err := s.l.ws.Read((*s.buf)[have:room])
-	s.b = (*s.buf)[:have+n]
-	if n > 0 {
-		err = nil // it comes again
-	}
+	s.b = s.b[:len(s.b)+n]
 	switch {
-	case have+n == bufferSizes[0] && s.size == 0:
+	case len(s.b) == bufferSizes[0] && s.size == 0:
 		s.size = 1 // of the next one
-	case have+n < bufferSizes[0]/4:
+	case len(s.b) < bufferSizes[0]/4:
 		s.size = 0
 	}
-	return err
+	return nil
+}
+
+// lend returns the room behind what is there.
+func (s *inState) lend() []byte {
+	if len(s.b) == 0 {
+		s.release() // a larger one may be due
+	}
+	if s.buf == nil {
+		s.buf = getBuffer(s.size)
+	}
+	have := copy(*s.buf, s.b) // of l.early, or from behind in the buffer
+	s.b = (*s.buf)[:have]
+	room := len(*s.buf)
+	if s.next > 0 {
+		room = min(room, max(s.next, have+1))
+	}
+	return (*s.buf)[have:room]
+}
+
+func (s *inState) giveBack() {
+	if len(s.b) == 0 {
+		s.release()
+	}
 }
 
 // release gives the buffer back; nothing is in it.

@@ -9,10 +9,8 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
-	"adit/internal/readable"
 	"adit/internal/wsframe"
 )
 
@@ -36,12 +34,10 @@ var (
 // A link is one WebSocket and one TCP connection, and what passes between them.
 // One goroutine moves each direction.
 type link struct {
-	ws, tcp  net.Conn
+	ws, tcp  socket
 	client   bool // masks what it sends
 	early    []byte
 	features features
-
-	wsRaw, tcpRaw syscall.RawConn // of plain sockets; nil otherwise
 
 	wmu  sync.Mutex // held while a frame is written to ws
 	shut bool       // a close frame was sent; guarded by wmu
@@ -61,13 +57,19 @@ type link struct {
 	sent, received atomic.Int64 // payload bytes to ws and from it
 }
 
+// newLink returns a link of two conns, of which it takes care from then on.
+func newLink(ws, tcp net.Conn) *link {
+	tune(ws)
+	tune(tcp)
+	l := new(link)
+	l.ws.init(ws)
+	l.tcp.init(tcp)
+	return l
+}
+
 // run moves both directions until they have ended, and closes both conns. Its
 // error is nil if both came to their end.
 func (l *link) run() error {
-	tune(l.ws)
-	tune(l.tcp)
-	l.wsRaw, _ = readable.Of(l.ws)
-	l.tcpRaw, _ = readable.Of(l.tcp)
 	if l.client {
 		l.alive = time.AfterFunc(keepaliveEvery/2, l.keepAlive)
 	}
@@ -98,7 +100,7 @@ func (l *link) fail(err error) {
 		return
 	}
 	l.err = err
-	abort(l.tcp)
+	abort(l.tcp.Conn)
 	l.ws.Close()
 }
 
@@ -230,7 +232,7 @@ func (l *link) endOut() error {
 
 // endIn passes the other side's end on.
 func (l *link) endIn() error {
-	closeWrite(l.tcp)
+	closeWrite(l.tcp.Conn)
 	l.mu.Lock()
 	l.inEnded = true
 	both := l.outEnded
@@ -291,7 +293,7 @@ func (l *link) out() {
 			l.fail(err)
 		}
 	case errors.Is(err, errShut):
-		io.Copy(io.Discard, l.tcp) // until its end or the deadline of peerShut
+		io.Copy(io.Discard, l.tcp.Conn) // until its end or the deadline of peerShut
 	case errors.Is(err, os.ErrDeadlineExceeded): // of peerShut
 	case isRead(err):
 		if l.features.ends {
@@ -320,64 +322,67 @@ func isRead(err error) bool {
 // count as bulk.
 const bulkFrom = 15 << 10
 
+// An outState is where the way from tcp to ws stands.
+type outState struct {
+	size  int     // class of buf
+	buf   *[]byte // nil while nothing is there
+	moved int     // bytes in one go
+	fills fill
+}
+
+func (s *outState) lend() []byte {
+	s.buf = getBuffer(s.size)
+	return (*s.buf)[wsframe.MaxHeader:]
+}
+
+func (s *outState) giveBack() {
+	putBuffer(s.size, s.buf)
+	s.buf = nil
+}
+
 // copyOut returns io.EOF when tcp ended, a *readError if it failed, and an error
 // of ws otherwise.
 func (l *link) copyOut() error {
-	wait := waiterFor(l.tcpRaw)
-	size := 0
-	moved := 0 // in one go
-	var f fill
+	var s outState
 	for {
-		if moved >= spliceFrom && l.canSpliceOut() {
-			n, ok, err := l.spliceOut(&f)
+		if s.moved >= spliceFrom && l.canSpliceOut() {
+			n, ok, err := l.spliceOut(&s.fills)
 			if err != nil {
 				return err
 			}
 			if ok {
 				if n < bulkFrom {
-					moved = 0
+					s.moved = 0
 				}
 				continue
 			}
 		}
-		if wait != nil {
-			if err := wait.Wait(); err != nil {
-				return &readError{err}
-			}
-		}
-		n, err := l.copyOutOnce(size)
-		if err != nil {
+		if err := l.copyOutOnce(&s); err != nil {
 			return err
-		}
-		switch room := bufferSizes[size] - wsframe.MaxHeader; {
-		case n == room:
-			size = min(size+1, len(bufferSizes)-1)
-		case n < room/4:
-			size = max(size-1, 0)
-		}
-		if moved += n; n < bulkFrom {
-			moved = 0
 		}
 	}
 }
 
 // copyOutOnce reads once and sends what came as one message.
-func (l *link) copyOutOnce(size int) (int, error) {
-	buf := getBuffer(size)
-	defer putBuffer(size, buf)
-	b := *buf
-	n, err := l.tcp.Read(b[wsframe.MaxHeader:])
-	if n > 0 {
-		if werr := l.writeData(b, n); werr != nil {
-			return 0, werr
-		}
-	}
+func (l *link) copyOutOnce(s *outState) error {
+	n, err := l.tcp.read(s)
 	if err == io.EOF {
-		return n, err
+		return err
 	} else if err != nil {
-		return n, &readError{err}
+		return &readError{err}
 	}
-	return n, nil
+	err = l.writeData(*s.buf, n)
+	s.giveBack()
+	switch room := bufferSizes[s.size] - wsframe.MaxHeader; {
+	case n == room:
+		s.size = min(s.size+1, len(bufferSizes)-1)
+	case n < room/4:
+		s.size = max(s.size-1, 0)
+	}
+	if s.moved += n; n < bulkFrom {
+		s.moved = 0
+	}
+	return err
 }
 
 // writeData sends n bytes behind the room for a header as one message, and
@@ -403,15 +408,6 @@ func (l *link) writeData(b []byte, n int) error {
 		err = perr
 	}
 	return err
-}
-
-func waiterFor(rc syscall.RawConn) *readable.Waiter {
-	if rc == nil {
-		return nil
-	}
-	w := new(readable.Waiter)
-	w.Init(rc)
-	return w
 }
 
 // Buffers of these sizes are borrowed while bytes move, header included.

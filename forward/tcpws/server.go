@@ -132,7 +132,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	m.connected("tcp")
 	s.opts.Log.Printf("%s - Connected to TCP: %s", r.RemoteAddr, s.opts.Target)
-	l := &link{ws: conn, tcp: target, early: early, features: has}
+	l := newLink(conn, target)
+	l.early, l.features = early, has
 	release := s.links.hold(l)
 	defer release()
 	err = l.run()

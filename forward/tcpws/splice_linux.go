@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"adit/internal/nonblock"
 	"adit/internal/wsframe"
 )
 
@@ -69,10 +70,10 @@ func (p *pipe) close() {
 }
 
 func (l *link) canSpliceOut() bool {
-	return l.wsRaw != nil && l.tcpRaw != nil && (!l.client || l.features.zeroMask)
+	return l.ws.raw != nil && l.tcp.raw != nil && (!l.client || l.features.zeroMask)
 }
 
-func (l *link) canSpliceIn() bool { return l.wsRaw != nil && l.tcpRaw != nil }
+func (l *link) canSpliceIn() bool { return l.ws.raw != nil && l.tcp.raw != nil }
 
 // A fill moves bytes from a socket to an empty pipe, which it borrows only when
 // they are there.
@@ -89,7 +90,7 @@ func (f *fill) once(fd uintptr) bool {
 	if f.pipe = getPipe(); f.pipe == nil {
 		return true
 	}
-	f.n, f.err = splice(int(fd), f.pipe.w, int(min(f.most, int64(f.pipe.size))))
+	f.n, f.err = nonblock.Splice(int(fd), f.pipe.w, int(min(f.most, int64(f.pipe.size))))
 	if f.err == nil && f.n > 0 {
 		return true
 	}
@@ -119,7 +120,7 @@ func (p *pipe) write(to syscall.RawConn, n int) (err error) {
 	werr := to.Write(func(fd uintptr) bool {
 		for n > 0 {
 			var m int
-			if m, err = splice(p.r, int(fd), n); err != nil {
+			if m, err = nonblock.Splice(p.r, int(fd), n); err != nil {
 				return err != unix.EAGAIN
 			}
 			n -= m
@@ -132,28 +133,15 @@ func (p *pipe) write(to syscall.RawConn, n int) (err error) {
 	return err
 }
 
-func splice(from, to, n int) (int, error) {
-	for {
-		m, err := unix.Splice(from, nil, to, nil, n, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
-		if err != unix.EINTR {
-			return int(m), err
-		}
-	}
-}
-
 // sendMore sends a header that more follows.
 func sendMore(to syscall.RawConn, b []byte) (err error) {
 	werr := to.Write(func(fd uintptr) bool {
 		for len(b) > 0 {
 			var n int
-			n, err = unix.SendmsgN(int(fd), b, nil, nil, unix.MSG_MORE|unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-			switch err {
-			case nil:
-				b = b[n:]
-			case unix.EINTR:
-			default:
+			if n, err = nonblock.SendMore(int(fd), b); err != nil {
 				return err != unix.EAGAIN
 			}
+			b = b[n:]
 		}
 		return true
 	})
@@ -166,7 +154,7 @@ func sendMore(to syscall.RawConn, b []byte) (err error) {
 // spliceOut waits for bytes of tcp and sends what is there as one message. It
 // reports false if there is no pipe to be had. Its errors are those of copyOut.
 func (l *link) spliceOut(f *fill) (n int, ok bool, err error) {
-	if err := f.from(l.tcpRaw, pipeSize); err == io.EOF {
+	if err := f.from(l.tcp.raw, pipeSize); err == io.EOF {
 		return 0, true, err
 	} else if err != nil {
 		return 0, true, &readError{err}
@@ -182,9 +170,9 @@ func (l *link) spliceOut(f *fill) (n int, ok bool, err error) {
 		return 0, true, errShut
 	}
 	l.frames.Add(1)
-	err = sendMore(l.wsRaw, wsframe.Append(l.head[:0], wsframe.Binary, n, l.client, 0))
+	err = sendMore(l.ws.raw, wsframe.Append(l.head[:0], wsframe.Binary, n, l.client, 0))
 	if err == nil {
-		err = p.write(l.wsRaw, n)
+		err = p.write(l.ws.raw, n)
 	}
 	if err != nil {
 		l.wmu.Unlock()
@@ -200,7 +188,7 @@ func (l *link) spliceOut(f *fill) (n int, ok bool, err error) {
 // errors are a *writeError if tcp takes no more, and those of ws otherwise.
 func (l *link) spliceIn(f *fill, left int64) (n int64, ok bool, err error) {
 	for n < left {
-		if err := f.from(l.wsRaw, left-n); err != nil {
+		if err := f.from(l.ws.raw, left-n); err != nil {
 			return n, true, err
 		}
 		p := f.pipe
@@ -208,7 +196,7 @@ func (l *link) spliceIn(f *fill, left int64) (n int64, ok bool, err error) {
 			return n, n > 0, nil
 		}
 		n += int64(f.n)
-		if err := p.write(l.tcpRaw, f.n); err != nil {
+		if err := p.write(l.tcp.raw, f.n); err != nil {
 			p.close()
 			return n, true, &writeError{err}
 		}

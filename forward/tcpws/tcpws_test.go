@@ -413,7 +413,8 @@ func FuzzServer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte, ends bool) {
 		wsA, wsB := net.Pipe()
 		tcpA, tcpB := net.Pipe()
-		l := &link{ws: wsB, tcp: tcpB, features: features{ends: ends}}
+		l := newLink(wsB, tcpB)
+		l.features = features{ends: ends}
 		done := make(chan struct{})
 		go func() {
 			defer close(done)

@@ -5,7 +5,7 @@ package readable
 import (
 	"syscall"
 
-	"golang.org/x/sys/unix"
+	"adit/internal/nonblock"
 )
 
 const supported = true
@@ -17,7 +17,6 @@ type Waiter struct {
 	rc    syscall.RawConn
 	ready func(fd uintptr) bool // w.look, allocated once
 	asked bool                  // look has run in this Wait
-	poll  [1]unix.PollFd
 }
 
 // Init makes w wait for rc. It must be called before Wait.
@@ -46,12 +45,5 @@ func (w *Waiter) look(fd uintptr) bool {
 		return true
 	}
 	w.asked = true
-	w.poll[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
-	for {
-		n, err := unix.Poll(w.poll[:], 0)
-		if err == unix.EINTR {
-			continue
-		}
-		return n != 0 || err != nil // the read finds what is wrong
-	}
+	return nonblock.Readable(int(fd)) // the read finds what is wrong
 }

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"adit/internal/nonblock"
 	"adit/internal/readable"
 )
 
@@ -59,18 +60,9 @@ func (w *Writer) Write(b []byte) (int, error) {
 
 // write always reports true, so that RawConn.Write never waits.
 func (w *Writer) write(fd uintptr) bool {
-	for {
-		n, err := unix.Write(int(fd), w.buf)
-		switch err {
-		case nil:
-			w.n = n
-			return true
-		case unix.EINTR:
-			continue
-		case unix.EAGAIN:
-			return true
-		}
-		w.errno = err
-		return true
+	n, err := nonblock.Write(int(fd), w.buf)
+	if err != unix.EAGAIN {
+		w.n, w.errno = n, err
 	}
+	return true
 }

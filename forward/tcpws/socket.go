@@ -1,0 +1,42 @@
+package tcpws
+
+import (
+	"net"
+	"syscall"
+)
+
+// A socket is a conn as a link uses it. If it is a plain socket, its bytes are
+// moved without the conn, and nobody holds a buffer while it has none. One
+// goroutine at a time reads, and one writes.
+type socket struct {
+	net.Conn
+	raw syscall.RawConn // nil unless plain
+
+	in struct { // of the call of read that runs
+		to  lender
+		n   int
+		err error
+		try func(fd uintptr) bool // readOnce, allocated once
+	}
+	out struct { // of the call of Write that runs
+		b   []byte // what is left
+		err error
+		try func(fd uintptr) bool // writeSome, allocated once
+	}
+}
+
+// A lender has a buffer for bytes that are there.
+type lender interface {
+	lend() []byte
+	giveBack() // of what was lent last; nothing was read
+}
+
+// readConn reads from the conn itself.
+func (s *socket) readConn(to lender) (int, error) {
+	n, err := s.Conn.Read(to.lend())
+	if n > 0 {
+		return n, nil // an error comes again
+	}
+	to.giveBack()
+	return 0, err
+}
