@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"adit/internal/pacing"
 	"adit/internal/proxyheader"
 	"adit/tunnel"
 )
@@ -137,7 +138,7 @@ func (u *Upstream) String() string {
 func (u *Upstream) dial(ctx context.Context, info tunnel.StreamInfo) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	c, err := (&net.Dialer{}).DialContext(ctx, u.network, u.addr)
+	c, err := (&net.Dialer{Control: pacing.Control}).DialContext(ctx, u.network, u.addr)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"adit/auth"
+	"adit/internal/pacing"
 	"adit/tunnel"
 )
 
@@ -151,12 +152,12 @@ func (d *Dialer) dialAddr(ctx context.Context, t tunnel.Target, addr netip.AddrP
 		ctx, cancel = context.WithTimeout(ctx, max(time.Until(deadline)/time.Duration(left), 500*time.Millisecond))
 		defer cancel()
 	}
-	nd := net.Dialer{ControlContext: func(_ context.Context, network, address string, _ syscall.RawConn) error {
+	nd := net.Dialer{ControlContext: func(_ context.Context, network, address string, c syscall.RawConn) error {
 		a, err := netip.ParseAddrPort(address)
 		if err != nil || !strings.HasPrefix(network, string(t.Network)) || !rules.allowsAddr(t.Host, netip.AddrPortFrom(a.Addr().Unmap(), a.Port())) {
 			return errNotAllowed
 		}
-		return nil
+		return pacing.Control(network, address, c)
 	}}
 	return nd.DialContext(ctx, string(t.Network), addr.String())
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"adit/internal/pacing"
 	"adit/internal/relay"
 	"adit/tunnel"
 )
@@ -73,7 +74,7 @@ func Listen(spec Spec, opts Options) (*Local, error) {
 	case "unix":
 		l.ln, err = listenUnix(spec.Local)
 	case "tcp":
-		var lc net.ListenConfig
+		lc := net.ListenConfig{Control: pacing.Control}
 		lc.SetMultipathTCP(false)
 		l.ln, err = lc.Listen(context.Background(), "tcp", spec.Local)
 	default:

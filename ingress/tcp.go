@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"adit/internal/lastcall"
+	"adit/internal/pacing"
 	"adit/internal/proxyheader"
 	"adit/policy"
 	"adit/tunnel"
@@ -234,7 +235,7 @@ func (t *TCP) open(name tunnel.ID, port uint16, share bool) (*tcpPort, error) {
 
 // listen opens p's listener and starts its accept loop.
 func (t *TCP) listen(p *tcpPort, port uint16) error {
-	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{
+	lc := net.ListenConfig{Control: pacing.Control, KeepAliveConfig: net.KeepAliveConfig{
 		Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 4,
 	}}
 	lc.SetMultipathTCP(false) // see package lastcall

@@ -30,6 +30,7 @@ import (
 	"adit/doctor"
 	"adit/ingress"
 	"adit/internal/certs"
+	"adit/internal/pacing"
 	"adit/internal/proxyheader"
 	"adit/policy"
 	"adit/route"
@@ -346,7 +347,7 @@ func New(opts Options) (*Server, error) {
 // default, has no filters, and so cannot be closed without losing visitors that
 // are just connecting (see package lastcall).
 func listen(addr string) (net.Listener, error) {
-	var lc net.ListenConfig
+	lc := net.ListenConfig{Control: pacing.Control}
 	lc.SetMultipathTCP(false)
 	return lc.Listen(context.Background(), "tcp", addr)
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 
 	"adit/forward/tcpws"
+	"adit/internal/pacing"
 	"adit/internal/wayout"
 )
 
@@ -67,7 +68,9 @@ func (p *program) tcpOverWebsocket(ctx context.Context, args []string) int {
 }
 
 func listenAndServe(ctx context.Context, addr string, out io.Writer, serve func(context.Context, net.Listener) error) error {
-	l, err := net.Listen("tcp", addr)
+	lc := net.ListenConfig{Control: pacing.Control}
+	lc.SetMultipathTCP(false) // whose sockets cannot be spliced
+	l, err := lc.Listen(ctx, "tcp", addr)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"adit/internal/pacing"
 	"adit/internal/wsframe"
 )
 
@@ -46,7 +47,7 @@ type Server struct {
 // NewServer returns a Server. The caller closes it.
 func NewServer(opts ServerOptions) *Server {
 	if opts.DialContext == nil {
-		opts.DialContext = new(net.Dialer).DialContext
+		opts.DialContext = (&net.Dialer{Control: pacing.Control}).DialContext
 	}
 	if opts.MaxLinks <= 0 {
 		opts.MaxLinks = 1 << 16

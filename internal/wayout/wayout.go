@@ -17,6 +17,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"adit/internal/pacing"
 )
 
 // DefaultTimeout bounds a Dial if the Dialer says nothing else.
@@ -115,7 +117,7 @@ func (d *Dialer) dial(ctx context.Context, addr string) (net.Conn, error) {
 	if d.DialContext != nil {
 		return d.DialContext(ctx, "tcp", addr)
 	}
-	var nd net.Dialer
+	nd := net.Dialer{Control: pacing.Control}
 	return nd.DialContext(ctx, "tcp", addr)
 }
 

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package pacing
+
+import "syscall"
+
+func unpace(syscall.RawConn) {}
