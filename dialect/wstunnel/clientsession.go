@@ -103,31 +103,26 @@ const spareWorkers = 64
 // acceptStreams serves each stream in a goroutine until the session ends, and
 // waits for them.
 func (c *Client) acceptStreams(ctx context.Context, s *session.Session) {
-	type request struct {
-		n  uint16
-		st *session.Stream
-	}
-	next := make(chan request)
+	next := make(chan *session.Stream)
 	var workers sync.WaitGroup
 	var spare atomic.Int64
 	defer workers.Wait()
 	defer close(next)
-	for n := uint16(1); ; n++ {
+	for {
 		st, err := s.Accept(ctx)
 		if err != nil {
 			return
 		}
-		r := request{n, st}
 		select {
-		case next <- r:
+		case next <- st:
 			continue
 		default:
 		}
 		workers.Go(func() {
 			for more := true; more; {
-				c.serveStream(ctx, r.n, r.st)
+				c.serveStream(ctx, st)
 				if more = spare.Add(1) <= spareWorkers; more {
-					r, more = <-next
+					st, more = <-next
 				}
 				spare.Add(-1)
 			}
@@ -136,7 +131,12 @@ func (c *Client) acceptStreams(ctx context.Context, s *session.Session) {
 }
 
 // serveStream carries one request to a local server, and its answer back.
-func (c *Client) serveStream(ctx context.Context, n uint16, st *session.Stream) {
+func (c *Client) serveStream(ctx context.Context, st *session.Stream) {
+	n, err := parseID(st.Meta())
+	if err != nil {
+		st.Reset(resetAborted, "")
+		return
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	limited := &io.LimitedReader{R: st, N: maxAnswerHead}
 	br := readers.Get().(*bufio.Reader)

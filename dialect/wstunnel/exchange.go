@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"adit/session"
 )
 
 const (
@@ -52,39 +54,56 @@ func (t *Tunnel) RoundTrip(req *http.Request) (*http.Response, error) {
 		}()
 		unblock = func() { req.Body.Close() }
 	}
-	return t.do(req.Context(), c, "", unblock)
-}
-
-// do carries one request. unblock ends a Read of the call's body that may go on
-// in a goroutine of do's; the answer's body waits for that when it is closed.
-func (t *Tunnel) do(ctx context.Context, c *call, caller string, unblock func()) (*http.Response, error) {
-	ex := &exchange{call: c, caller: caller, again: idempotent(c.method), events: make(chan event, 4)}
-	if t.opts.RequestTimeout < 0 {
-		return nil, errLate
-	}
+	ex := newExchange(c.method, "")
+	ex.call = c
 	if err := t.enter(ex); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(t.opts.RequestTimeout, func() { cancel(errTimeout) })
+	return t.do(req.Context(), ex, unblock)
+}
+
+func newExchange(method, caller string) *exchange {
+	// There is room for a grant, an answer, a loss, and a stop.
+	return &exchange{method: method, caller: caller, again: idempotent(method), events: make(chan event, 5)}
+}
+
+// do carries one request, which has its place among those that are pending.
+// unblock ends a Read of the call's body that may go on in a goroutine of do's;
+// the answer's body waits for that when it is closed.
+func (t *Tunnel) do(ctx context.Context, ex *exchange, unblock func()) (*http.Response, error) {
+	release := context.AfterFunc(ctx, func() { t.stop(ex, context.Cause(ctx)) })
+	late := time.AfterFunc(t.opts.RequestTimeout, func() { t.stop(ex, errTimeout) })
 	end := func() {
-		timer.Stop()
-		cancel(nil)
+		late.Stop()
+		release()
 		t.leave(ex)
 	}
-	resp, err := t.carry(ctx, ex, unblock)
+	var resp *http.Response
+	ex.prepare()
+	got, err := t.carry(ex, unblock, func(br *bufio.Reader) (err error) {
+		resp, err = http.ReadResponse(br, &http.Request{Method: ex.method})
+		if err == nil && (resp.StatusCode > 999 || resp.StatusCode < 200 && resp.StatusCode != http.StatusSwitchingProtocols) {
+			err = errGarbage
+		}
+		return err
+	})
 	if err != nil {
+		end()
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
-		end()
 		return nil, err
 	}
-	timer.Stop() // a transfer may take its time
-	if rw, ok := resp.Body.(io.ReadWriteCloser); ok && resp.StatusCode == http.StatusSwitchingProtocols {
-		resp.Body = &switched{ReadWriteCloser: rw, end: end}
+	late.Stop() // a transfer may take its time
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		if got.stream == nil {
+			got.end()
+			end()
+			return nil, errGarbage
+		}
+		resp.Body = &switched{st: got, end: end}
 	} else {
-		resp.Body = &answerBody{ReadCloser: resp.Body, end: end}
+		resp.Body = &answerBody{ReadCloser: resp.Body, got: got, end: end}
 	}
 	return resp, nil
 }
@@ -92,40 +111,40 @@ func (t *Tunnel) do(ctx context.Context, c *call, caller string, unblock func())
 // An answerBody ends the exchange when it is closed.
 type answerBody struct {
 	io.ReadCloser
+	got  *received
 	once sync.Once
 	end  func()
 }
 
-func (b *answerBody) Close() (err error) {
+// Close leaves the rest of the body unread.
+func (b *answerBody) Close() error {
 	b.once.Do(func() {
-		err = b.ReadCloser.Close()
+		b.got.end()
 		b.end()
 	})
-	return err
+	return nil
 }
 
 // A switched is what follows a 101.
 type switched struct {
-	io.ReadWriteCloser
+	st   *received
 	once sync.Once
 	end  func()
 }
 
-func (b *switched) Close() (err error) {
+func (b *switched) Read(p []byte) (int, error)  { return b.st.br.Read(p) }
+func (b *switched) Write(p []byte) (int, error) { return b.st.stream.Write(p) }
+
+func (b *switched) Close() error {
 	b.once.Do(func() {
-		err = b.ReadWriteCloser.Close()
+		b.st.end()
 		b.end()
 	})
-	return err
+	return nil
 }
 
 // CloseWrite tells the client that the caller sends no more.
-func (b *switched) CloseWrite() error {
-	if hc, ok := b.ReadWriteCloser.(interface{ CloseWrite() error }); ok {
-		return hc.CloseWrite()
-	}
-	return nil
-}
+func (b *switched) CloseWrite() error { return b.st.stream.CloseWrite() }
 
 func (t *Tunnel) enter(ex *exchange) error {
 	t.mu.Lock()
@@ -133,7 +152,9 @@ func (t *Tunnel) enter(ex *exchange) error {
 	switch {
 	case t.closed != nil:
 		return t.closed
-	case t.pending >= t.opts.MaxPending:
+	case t.opts.RequestTimeout < 0:
+		return errLate
+	case t.pending >= t.opts.MaxPending, !t.claimIDLocked(ex):
 		return errTooMany
 	}
 	t.pending++
@@ -154,49 +175,74 @@ func (t *Tunnel) leave(ex *exchange) {
 	}
 }
 
-// carry submits ex until somebody has answered it.
-func (t *Tunnel) carry(ctx context.Context, ex *exchange, unblock func()) (*http.Response, error) {
+// prepare makes the head of the call, with the body if that is small and there.
+func (ex *exchange) prepare() {
 	c := ex.call
 	ex.head = c.appendHead(make([]byte, 0, 512+max(0, min(c.length, smallBody))))
-	if c.length >= 0 && c.length <= smallBody {
-		if c.length > 0 {
-			at := len(ex.head)
-			ex.head = append(ex.head, make([]byte, c.length)...)
-			if _, err := io.ReadFull(c.body, ex.head[at:]); err != nil {
-				return nil, &bodyError{err}
-			}
+	ex.ready = c.length == 0
+}
+
+// A received is an answer whose head has been read. Its end is called once.
+type received struct {
+	t      *Tunnel
+	ex     *exchange
+	br     *bufio.Reader // the answer
+	limit  io.LimitedReader
+	spool  *spool          // of a message; nil if it is a stream's
+	stream *session.Stream // nil if it is a message
+	upload *upload         // nil unless a body is sent beside the answer
+}
+
+// end gives back what the answer holds. The rest of it need not be read.
+func (g *received) end() {
+	g.t.cutWith(g.ex, nil)
+	if g.stream != nil {
+		g.stream.Reset(resetAborted, "") // does nothing if both sides have ended
+	}
+	if g.upload != nil {
+		g.upload.end()
+	}
+	if g.spool != nil {
+		g.spool.free()
+	}
+	g.br.Reset(nil)
+	readers.Put(g.br)
+}
+
+// carry submits ex until somebody has answered it. parse reads the head of the
+// answer.
+func (t *Tunnel) carry(ex *exchange, unblock func(), parse func(*bufio.Reader) error) (*received, error) {
+	if !ex.ready && ex.call.length > 0 && ex.call.length <= smallBody {
+		c, at := ex.call, len(ex.head)
+		ex.head = append(ex.head, make([]byte, c.length)...)
+		if _, err := io.ReadFull(c.body, ex.head[at:]); err != nil {
+			return nil, &bodyError{err}
 		}
 		ex.ready = true
 	}
 	err := t.submit(ex)
 	for err == nil {
-		var ev event
-		select {
-		case ev = <-ex.events:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-		switch {
+		switch ev := <-ex.events; {
 		case ev.err != nil:
 			return nil, ev.err
 		case ev.answer != nil:
-			resp, aerr := readAnswer(ctx, ex, ev.answer)
+			got, aerr := t.readAnswer(ex, ev.answer, parse)
 			if !errors.Is(aerr, errEnded) {
-				return resp, aerr
+				return got, aerr
 			}
 			err = t.retry(ex)
 		case ev.lost:
 			err = t.retry(ex)
 		default:
-			if ml, ok := ev.granted.(*messageLink); ok {
-				if err = t.spoolBody(ex, ml); err == nil {
+			if _, ok := ev.granted.(*messageLink); ok {
+				if err = t.spoolBody(ex); err == nil {
 					err = t.submit(ex)
 				}
 				continue
 			}
-			resp, nerr := ev.granted.(*nativeLink).roundTrip(ctx, ex, unblock)
+			got, nerr := ev.granted.(*nativeLink).roundTrip(ex, unblock, parse)
 			if !errors.Is(nerr, errEnded) {
-				return resp, nerr
+				return got, nerr
 			}
 			err = t.retry(ex)
 		}
@@ -229,7 +275,7 @@ func (t *Tunnel) retry(ex *exchange) error {
 
 // spoolBody reads the body, since a message has to be whole before it is begun:
 // nothing else can be sent meanwhile.
-func (t *Tunnel) spoolBody(ex *exchange, _ *messageLink) error {
+func (t *Tunnel) spoolBody(ex *exchange) error {
 	if ex.ready {
 		return nil
 	}
@@ -293,49 +339,29 @@ var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4<<10)
 
 // readAnswer reads the head of an answer that is a message. Its error is
 // errEnded if the link ended before that was there.
-func readAnswer(ctx context.Context, ex *exchange, s *spool) (*http.Response, error) {
-	stop := context.AfterFunc(ctx, func() { s.finish(context.Cause(ctx)) })
-	limited := &io.LimitedReader{R: &spoolReader{s: s}, N: maxAnswerHead}
-	br := readers.Get().(*bufio.Reader)
-	br.Reset(limited)
-	resp, err := http.ReadResponse(br, &http.Request{Method: ex.call.method})
-	done := func() {
-		stop()
-		s.free()
-		br.Reset(nil)
-		readers.Put(br)
-	}
-	if err == nil && (resp.StatusCode < 200 || resp.StatusCode > 999) {
-		err = errGarbage
-	}
-	if err != nil {
-		ended := s.failure()
-		done()
-		switch {
-		case errors.Is(ended, errEnded):
-			return nil, errEnded
-		case errors.Is(ended, errBudget):
-			return nil, errNoRoom
-		case ended != nil:
-			return nil, ended
+func (t *Tunnel) readAnswer(ex *exchange, s *spool, parse func(*bufio.Reader) error) (*received, error) {
+	got := &received{t: t, ex: ex, spool: s, br: readers.Get().(*bufio.Reader)}
+	got.limit = io.LimitedReader{R: &spoolReader{s: s}, N: maxAnswerHead}
+	got.br.Reset(&got.limit)
+	stopped := t.cutWith(ex, s.finish)
+	if stopped == nil {
+		if parse(got.br) == nil {
+			got.limit.N = 1 << 62
+			return got, nil
 		}
-		return nil, errGarbage
+		stopped = t.stoppedBy(ex)
 	}
-	limited.N = 1 << 62
-	resp.Body = &messageBody{ReadCloser: resp.Body, done: done}
-	return resp, nil
-}
-
-// A messageBody is the body of an answer that is a message.
-type messageBody struct {
-	io.ReadCloser
-	done func()
-}
-
-// Close may be called once.
-func (b *messageBody) Close() error {
-	b.done() // the rest is in the spool, and need not be read
-	return nil
+	ended := s.failure()
+	got.end()
+	switch {
+	case stopped != nil:
+		return nil, stopped
+	case errors.Is(ended, errBudget):
+		return nil, errNoRoom
+	case ended != nil:
+		return nil, ended
+	}
+	return nil, errGarbage
 }
 
 // remoteOf returns the address of a RemoteAddr, or the zero one.

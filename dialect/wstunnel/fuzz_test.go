@@ -137,28 +137,58 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
-// FuzzAnswer reads whatever a client may answer.
+// FuzzAnswer reads whatever a client may answer, in both ways, which agree on
+// what the caller gets.
 func FuzzAnswer(f *testing.F) {
 	seed(f, "*.4-response.payload")
+	f.Add([]byte("0001HTTP/2.0 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok"))
+	f.Add([]byte("0001HTTP/1.1 304 Not Modified\r\nContent-Type: a\r\nKeep-alive: x\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		if len(in) < idSize {
 			return
 		}
 		r := rooms{bytes: &budget{limit: 1 << 20}, memory: &budget{limit: 1 << 10}}
-		s := newSpool(r)
-		w := &answerWriter{s: s, left: 1 << 19}
-		w.Write(in[idSize:])
-		s.finish(nil)
-		resp, err := readAnswer(t.Context(), &exchange{call: &call{method: "GET"}}, s)
-		if err == nil {
-			if resp.StatusCode < 200 || resp.StatusCode > 999 {
-				t.Fatalf("status %d", resp.StatusCode)
+		read := func(parse func(br *bufio.Reader) (int, io.Reader, error)) (int, []byte) {
+			s := newSpool(r)
+			w := &answerWriter{s: s, left: 1 << 19}
+			w.Write(in[idSize:])
+			s.finish(nil)
+			var status int
+			var body io.Reader
+			got, err := new(Tunnel).readAnswer(newExchange("GET", ""), s, func(br *bufio.Reader) (err error) {
+				status, body, err = parse(br)
+				return err
+			})
+			if err != nil {
+				return 0, nil
 			}
-			n, _ := io.Copy(io.Discard, resp.Body)
-			if int(n) > len(in) {
-				t.Fatalf("%d bytes of body from %d", n, len(in))
+			b, _ := io.ReadAll(body)
+			got.end()
+			if len(b) > len(in) {
+				t.Fatalf("%d bytes of body from %d", len(b), len(in))
 			}
-			resp.Body.Close()
+			return status, b
+		}
+		var p reply
+		status, body := read(func(br *bufio.Reader) (int, io.Reader, error) {
+			err := p.read(br, []byte("GET"))
+			if err == nil && p.length >= 0 {
+				p.body = io.LimitReader(p.body, p.length)
+			}
+			return p.status, p.body, err
+		})
+		other, rest := read(func(br *bufio.Reader) (int, io.Reader, error) {
+			resp, err := http.ReadResponse(br, &http.Request{Method: "GET"})
+			if err == nil && (resp.StatusCode < 200 || resp.StatusCode > 999) {
+				err = errGarbage
+			}
+			if err != nil {
+				return 0, nil, err
+			}
+			return resp.StatusCode, resp.Body, nil
+		})
+		if status != other || status != 204 && status != 304 && !bytes.Equal(body, rest) {
+			t.Fatalf("%q: read as %d %q and as %d %q", in, status, body, other, rest)
 		}
 		if used := r.bytes.used.Load() + r.memory.used.Load(); used != 0 {
 			t.Fatalf("%d bytes are still reserved", used)

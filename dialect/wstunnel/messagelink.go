@@ -37,19 +37,18 @@ func (l *messageLink) start(ex *exchange) bool {
 		ex.tellLocked(event{err: errTooLarge})
 		return true
 	}
-	if !l.t.claimIDLocked(ex, l) {
-		ex.tellLocked(event{err: errTooMany})
-		return true
-	}
-	ex.on = l
+	s := l.t.open[ex.id]
+	ex.on, s.on = l, l
 	ex.out = &outgoing{id: ex.id, head: ex.head, body: ex.body, delivered: func(yes bool) {
 		l.t.mu.Lock()
-		defer l.t.mu.Unlock()
 		ex.sent = yes
+		l.t.mu.Unlock()
+		if yes {
+			l.t.sending(ex)
+		}
 	}}
 	if !l.w.send(ex.out) {
-		delete(l.t.open, ex.id)
-		ex.on, ex.out = nil, nil
+		ex.on, ex.out, s.on = nil, nil, nil
 		return false
 	}
 	return true
@@ -138,6 +137,7 @@ func (l *messageLink) take(ex *exchange) error {
 		return err
 	}
 	s.finish(nil)
+	l.t.gotAnswer(ex, s.len())
 	return nil
 }
 

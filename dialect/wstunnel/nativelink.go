@@ -3,12 +3,10 @@ package wstunnel
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"net/http"
 	"strings"
-	"sync"
 	"sync/atomic"
 
 	"adit/session"
@@ -54,8 +52,9 @@ func (l *nativeLink) run() error {
 
 // roundTrip carries one request. Its error is errEnded if the session ended
 // before there was an answer.
-func (l *nativeLink) roundTrip(ctx context.Context, ex *exchange, unblock func()) (*http.Response, error) {
-	st, err := l.s.Open(nil)
+func (l *nativeLink) roundTrip(ex *exchange, unblock func(), parse func(*bufio.Reader) error) (*received, error) {
+	var id [idSize]byte
+	st, err := l.s.Open(putID(id[:0], ex.id))
 	if err != nil {
 		if l.s.Err() == nil && !errors.Is(err, session.ErrDraining) {
 			return nil, errTooMany
@@ -63,63 +62,68 @@ func (l *nativeLink) roundTrip(ctx context.Context, ex *exchange, unblock func()
 		return nil, errEnded
 	}
 	l.t.setSent(ex)
-	stop := context.AfterFunc(ctx, func() { st.Reset(resetAborted, "") })
-	if _, err := st.Write(ex.head); err != nil {
-		stop()
-		st.Close()
-		return nil, l.lost(ctx, err)
+	l.t.sending(ex)
+	got := &received{t: l.t, ex: ex, stream: st, br: readers.Get().(*bufio.Reader)}
+	got.limit = io.LimitedReader{R: st, N: maxAnswerHead}
+	got.br.Reset(&got.limit)
+	l.t.cutWith(ex, func(error) { st.Reset(resetAborted, "") })
+	_, err = st.Write(ex.head)
+	if err == nil && (!ex.ready || ex.body != nil) {
+		got.upload = l.startUpload(ex, st, unblock)
 	}
-	var sending sync.WaitGroup
-	var sent atomic.Bool
-	if !ex.ready || ex.body != nil {
-		sending.Go(func() {
-			defer sent.Store(true)
-			if l.sendBody(ex, st) != nil {
-				st.Reset(resetAborted, "")
-			}
-		})
+	if err == nil {
+		err = parse(got.br)
 	}
-	br := readers.Get().(*bufio.Reader)
-	limited := &io.LimitedReader{R: st, N: maxAnswerHead}
-	br.Reset(limited)
-	var once sync.Once
-	end := func() {
-		once.Do(func() {
-			stop()
-			st.Reset(resetAborted, "") // does nothing if both sides have ended
-			if !ex.ready && !sent.Load() {
-				unblock()
-			}
-			sending.Wait()
-			br.Reset(nil)
-			readers.Put(br)
-		})
+	if err == nil {
+		l.t.gotAnswer(ex, 0)
+		got.limit.N = 1 << 62
+		return got, nil
 	}
-	req := &http.Request{Method: ex.call.method}
-	resp, err := http.ReadResponse(br, req)
-	if err != nil {
-		cause := l.lost(ctx, err)
-		end()
-		if !ex.ready && ex.call.body != nil && errors.Is(cause, errEnded) {
-			return nil, errLost // a part of the body is gone
+	cause := l.lost(ex, err)
+	got.end()
+	if got.upload != nil && ex.body == nil && errors.Is(cause, errEnded) {
+		return nil, errLost // a part of the body is gone
+	}
+	return nil, cause
+}
+
+// An upload sends a body in a goroutine of its own.
+type upload struct {
+	sent    atomic.Bool
+	done    chan struct{}
+	unblock func() // ends a Read of the body; nil if it is here
+}
+
+func (l *nativeLink) startUpload(ex *exchange, st *session.Stream, unblock func()) *upload {
+	u := &upload{done: make(chan struct{})}
+	if ex.body == nil {
+		u.unblock = unblock
+	}
+	go func() {
+		defer close(u.done)
+		if l.sendBody(ex, st) != nil {
+			st.Reset(resetAborted, "")
 		}
-		return nil, cause
+		u.sent.Store(true)
+	}()
+	return u
+}
+
+// end waits for the goroutine. The caller has ended the stream.
+func (u *upload) end() {
+	if u.unblock != nil && !u.sent.Load() {
+		u.unblock()
 	}
-	limited.N = 1 << 62
-	if resp.StatusCode == http.StatusSwitchingProtocols {
-		resp.Body = &switchedStream{Stream: st, br: br, end: end}
-		return resp, nil
-	}
-	resp.Body = &streamBody{ReadCloser: resp.Body, end: end}
-	return resp, nil
+	<-u.done
 }
 
 // lost returns what the failure of a stream means.
-func (l *nativeLink) lost(ctx context.Context, err error) error {
+func (l *nativeLink) lost(ex *exchange, err error) error {
+	if stopped := l.t.stoppedBy(ex); stopped != nil {
+		return stopped
+	}
 	var re *session.ResetError
 	switch {
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
 	case l.s.Err() != nil:
 		return errEnded
 	case errors.As(err, &re), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
@@ -148,31 +152,6 @@ func (l *nativeLink) sendBody(ex *exchange, st *session.Stream) error {
 		err = copyChunks(st, c.body, &c.trailer)
 	}
 	return err
-}
-
-// A streamBody ends its stream when it is closed.
-type streamBody struct {
-	io.ReadCloser
-	end func()
-}
-
-func (b *streamBody) Close() error {
-	b.end()
-	return nil
-}
-
-// A switchedStream is a stream after a 101.
-type switchedStream struct {
-	*session.Stream
-	br  *bufio.Reader
-	end func()
-}
-
-func (s *switchedStream) Read(p []byte) (int, error) { return s.br.Read(p) }
-
-func (s *switchedStream) Close() error {
-	s.end()
-	return nil
 }
 
 // appendAnswerHead appends the head of an answer for a stream, and says whether

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -121,28 +120,6 @@ func NewServer(opts ServerOptions) *Server {
 // resumeWindow is how long a session of our own waits for its client to come
 // back with it.
 const resumeWindow = 15 * time.Second
-
-const headTime = 30 * time.Second
-
-// Serve serves l until ctx ends or l fails, and closes l and all tunnels.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	srv := &http.Server{
-		Handler:           s,
-		ReadHeaderTimeout: headTime,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    256 << 10,
-		ErrorLog:          log.New(io.Discard, "", 0), // callers' faults
-	}
-	stop := context.AfterFunc(ctx, func() { srv.Close() })
-	defer stop()
-	err := srv.Serve(l)
-	srv.Close()
-	s.Close()
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
-}
 
 // Close ends all tunnels and waits for their goroutines.
 func (s *Server) Close() error {
@@ -279,6 +256,7 @@ func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request) {
 		s.opts.Log.Error("WS upgrade error", "tunnel", t.id, "err", err)
 		return
 	}
+	conn = bare(conn)
 	carrier.Tune(conn)
 	log := s.opts.Log.With("tunnel", t.id, "addr", remote)
 	log.Info("WS new tunnel connection", "native", native)

@@ -56,28 +56,33 @@ type link interface {
 	end()
 }
 
-// A sending is one request under one id. It keeps the id until no answer can
+// A sending is one request under its id. It keeps the id until no answer can
 // come any more, so that a late one finds nobody.
 type sending struct {
 	ex *exchange // nil if the caller has gone
-	on link
+	on link      // that an answer may come on; nil if none can
 }
 
 // An exchange is a caller's request on its way.
 type exchange struct {
-	call    *call
-	caller  string
-	head    []byte // what a message has behind the id, with a small body
-	body    *spool // the rest of a message; nil if head is all
-	ready   bool   // head and body are complete
-	again   bool   // may be sent although it was before
-	sends   int
-	sent    bool // a byte of its end was on the way; guarded by the tunnel's mu
-	id      uint16
+	method string
+	caller string
+	call   *call  // nil if head is all
+	head   []byte // what a message has behind the id, with a small body
+	body   *spool // the rest of a message; nil if head is all
+	ready  bool   // head and body are complete
+	again  bool   // may be sent although it was before
+	sends  int
+	id     uint16
+	events chan event
+
+	// The fields below are guarded by the tunnel's mu.
+	sent    bool // a byte of its end was on the way
 	on      link
 	out     *outgoing
-	events  chan event
-	retired bool // nobody takes its events; guarded by the tunnel's mu
+	retired bool        // nobody takes its events
+	stopped error       // why stop was called
+	cut     func(error) // ends what the caller's goroutine waits for, besides events
 }
 
 // An event is what becomes of an exchange. One of its fields is set.
@@ -210,7 +215,10 @@ func (t *Tunnel) removeLink(l link, left []*outgoing) {
 		if s.on != l {
 			continue
 		}
-		delete(t.open, id)
+		s.on = nil
+		if s.ex == nil {
+			delete(t.open, id)
+		}
 		if s.ex == nil || took[s.ex] {
 			continue
 		}
@@ -284,8 +292,9 @@ func (t *Tunnel) resubmit(ex *exchange) error {
 	return nil
 }
 
-// claimIDLocked gives ex the next id that is free.
-func (t *Tunnel) claimIDLocked(ex *exchange, on link) bool {
+// claimIDLocked gives ex the next id that is free, which it keeps: what is sent
+// again has the id that it had.
+func (t *Tunnel) claimIDLocked(ex *exchange) bool {
 	if len(t.open) >= ids {
 		return false
 	}
@@ -293,14 +302,14 @@ func (t *Tunnel) claimIDLocked(ex *exchange, on link) bool {
 		t.lastID = (t.lastID + 1) % ids
 		if t.open[t.lastID] == nil {
 			ex.id = t.lastID
-			t.open[ex.id] = &sending{ex: ex, on: on}
+			t.open[ex.id] = &sending{ex: ex}
 			return true
 		}
 	}
 }
 
-// answered returns the exchange that a message from l with that id answers, and
-// makes the id free.
+// answered returns the exchange that a message from l with that id answers. A
+// second answer finds nobody.
 func (t *Tunnel) answered(l link, id uint16) *exchange {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -309,12 +318,48 @@ func (t *Tunnel) answered(l link, id uint16) *exchange {
 	if s == nil || s.on != l {
 		return nil
 	}
-	delete(t.open, id)
-	if s.ex == nil || s.ex.on != l {
+	s.on = nil
+	if s.ex == nil {
+		delete(t.open, id)
 		return nil
 	}
 	s.ex.on, s.ex.out = nil, nil
 	return s.ex
+}
+
+// stop ends ex with err for its caller, whatever it waits for.
+func (t *Tunnel) stop(ex *exchange, err error) {
+	t.mu.Lock()
+	if ex.retired || ex.stopped != nil {
+		t.mu.Unlock()
+		return
+	}
+	ex.stopped = err
+	ex.tellLocked(event{err: err})
+	cut := ex.cut
+	t.mu.Unlock()
+	if cut != nil {
+		cut(err)
+	}
+}
+
+// cutWith has stop call f, at once if it was called already. It returns why it
+// was.
+func (t *Tunnel) cutWith(ex *exchange, f func(error)) error {
+	t.mu.Lock()
+	ex.cut = f
+	err := ex.stopped
+	t.mu.Unlock()
+	if err != nil && f != nil {
+		f(err)
+	}
+	return err
+}
+
+func (t *Tunnel) stoppedBy(ex *exchange) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return ex.stopped
 }
 
 func (t *Tunnel) tell(ex *exchange, ev event) {
@@ -341,7 +386,8 @@ func (t *Tunnel) retire(ex *exchange) {
 	}
 	if s := t.open[ex.id]; s != nil && s.ex == ex {
 		s.ex = nil
-		if ml, ok := ex.on.(*messageLink); ok && ex.out != nil && ml.w.unsend(ex.out) {
+		ml, ok := s.on.(*messageLink)
+		if s.on == nil || ok && ex.out != nil && ml.w.unsend(ex.out) {
 			delete(t.open, ex.id)
 		}
 	}

@@ -117,7 +117,7 @@ func TestLateAnswer(t *testing.T) {
 	id, _ := parseID([]byte(late))
 	tun.mu.Lock()
 	tun.lastID = id - 1
-	tun.opts = &ServerOptions{RequestTimeout: 10 * time.Second, MaxPending: 10, MaxBody: MaxMessage, PingTimeout: time.Minute}
+	tun.opts = &ServerOptions{RequestTimeout: 10 * time.Second, MaxPending: 10, MaxBody: MaxMessage, PingTimeout: time.Minute, Log: tun.opts.Log}
 	tun.mu.Unlock()
 	body := make(chan string, 1)
 	go func() { _, b := get(t, addr, "/next"); body <- b }()

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -39,7 +40,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/_token/", http.StatusMovedPermanently)
 		return
 	}
-	token, target, err := s.address(r)
+	token, target, err := s.locate(rawTarget(r), r.Header.Get, r.Host)
 	if err != nil {
 		answerError(w, err)
 		return
@@ -57,42 +58,57 @@ var (
 	errNoURIToken = &StatusError{http.StatusBadRequest, "Missing token in URI"}
 )
 
-// address returns the token that r names and the target that the local server
-// is to get. The path goes before X-Token, and that before Host.
-func (s *Server) address(r *http.Request) (token, target string, err error) {
-	target = r.RequestURI
-	if !strings.HasPrefix(target, "/") { // absolute-form
-		if strings.HasPrefix(r.URL.Path, "/_token/") {
-			return "", "", errNoURIToken
-		}
-		target = r.URL.RequestURI()
-	} else if rest, ok := strings.CutPrefix(target, "/_token/"); ok {
+// rawTarget returns the target of r in origin-form, if it has none of the
+// server's own.
+func rawTarget(r *http.Request) string {
+	if strings.HasPrefix(r.RequestURI, "/") {
+		return r.RequestURI
+	}
+	if strings.HasPrefix(r.URL.Path, tokenPath) {
+		return tokenPath // absolute-form: the original does not look for a token there
+	}
+	return r.URL.RequestURI()
+}
+
+// locate returns the token that a request names and the target that the local
+// server is to get. The path goes before X-Token, and that before Host. raw is
+// in origin-form, as it came.
+func (s *Server) locate(raw string, header func(name string) string, host string) (token, target string, err error) {
+	if rest, ok := strings.CutPrefix(raw, tokenPath); ok {
 		path, _, _ := strings.Cut(rest, "?")
 		at := strings.IndexByte(path, '/')
 		if at <= 0 {
 			return "", "", errNoURIToken
 		}
 		return rest[:at], origin(rest[at:]), nil
-	} else if strings.HasPrefix(r.URL.Path, "/_token/") {
-		return "", "", errNoURIToken
 	}
-	if token = strings.TrimSpace(r.Header.Get("X-Token")); token != "" {
-		return token, origin(target), nil
+	if path, _, _ := strings.Cut(raw, "?"); strings.IndexByte(path, '%') >= 0 {
+		if plain, err := url.PathUnescape(path); err == nil && strings.HasPrefix(plain, tokenPath) {
+			return "", "", errNoURIToken
+		}
 	}
-	if label, _, ok := strings.Cut(r.Host, "."); ok {
+	if token = strings.TrimSpace(header("x-token")); token != "" {
+		return token, origin(raw), nil
+	}
+	if label, _, ok := strings.Cut(host, "."); ok {
 		if _, known := s.Tunnel(label); known {
-			return label, origin(target), nil
+			return label, origin(raw), nil
 		}
 	}
 	return "", "", errNoToken
 }
 
+// asStatusError returns what the server itself has to say.
+func asStatusError(err error) *StatusError {
+	if se, ok := errors.AsType[*StatusError](err); ok {
+		return se
+	}
+	return &StatusError{http.StatusBadGateway, "Tunnel failed"}
+}
+
 // answerError tells a caller what the server itself has to say.
 func answerError(w http.ResponseWriter, err error) {
-	var se *StatusError
-	if !errors.As(err, &se) {
-		se = &StatusError{http.StatusBadGateway, "Tunnel failed"}
-	}
+	se := asStatusError(err)
 	if se.Text == "" {
 		w.WriteHeader(se.Code)
 		return
@@ -113,11 +129,17 @@ func (s *Server) relay(w http.ResponseWriter, r *http.Request, t *Tunnel, target
 		c.body = body
 		rc.EnableFullDuplex() // an answer may begin before the body's end
 	}
-	log := s.opts.Log
-	log.Info("HTTP RCV", "tunnel", t.id, "verb", r.Method, "addr", r.RemoteAddr, "x-host", r.Header.Get("X-Host"))
-	resp, err := t.do(r.Context(), c, r.RemoteAddr, body.unblock)
+	ex := newExchange(r.Method, r.RemoteAddr)
+	ex.call = c
+	err := t.enter(ex)
+	line := s.requestLog(t, ex, target, r.Header.Get("X-Host"))
+	line.rcv()
+	var resp *http.Response
+	if err == nil {
+		resp, err = t.do(r.Context(), ex, body.unblock)
+	}
 	if err != nil {
-		log.Info("HTTP RET", "tunnel", t.id, "status", statusOf(err), "err", err)
+		line.ret(statusOf(err), err)
 		var be *bodyError
 		if r.Context().Err() != nil || errors.As(err, &be) {
 			panic(http.ErrAbortHandler) // nobody is there, or nobody who makes sense
@@ -130,7 +152,7 @@ func (s *Server) relay(w http.ResponseWriter, r *http.Request, t *Tunnel, target
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusSwitchingProtocols {
-		log.Info("HTTP RET", "tunnel", t.id, "status", resp.StatusCode)
+		line.ret(resp.StatusCode, nil)
 		s.switchOver(w, resp)
 		return
 	}
@@ -142,7 +164,7 @@ func (s *Server) relay(w http.ResponseWriter, r *http.Request, t *Tunnel, target
 	}
 	w.WriteHeader(resp.StatusCode)
 	err = copyBody(w, rc, resp)
-	log.Info("HTTP RET", "tunnel", t.id, "status", resp.StatusCode, "err", err)
+	line.ret(resp.StatusCode, err)
 	if err != nil {
 		panic(http.ErrAbortHandler) // so that the caller does not take it for the whole
 	}
@@ -181,7 +203,7 @@ func copyBody(w http.ResponseWriter, rc *http.ResponseController, resp *http.Res
 	}
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
-	_, spooled := resp.Body.(*answerBody).ReadCloser.(*messageBody)
+	spooled := resp.Body.(*answerBody).got.spool != nil
 	var sent int64
 	for {
 		n, err := resp.Body.Read(*buf)
@@ -211,6 +233,7 @@ func (s *Server) switchOver(w http.ResponseWriter, resp *http.Response) {
 		http.Error(w, "This connection cannot be upgraded", http.StatusBadGateway)
 		return
 	}
+	conn = bare(conn)
 	defer conn.Close()
 	s.mu.Lock()
 	if s.closed {
@@ -233,9 +256,9 @@ func (s *Server) switchOver(w http.ResponseWriter, resp *http.Response) {
 	from := net.Conn(conn)
 	if n := rw.Reader.Buffered(); n > 0 {
 		early, _ := rw.Reader.Peek(n)
-		from = &earlyConn{Conn: conn, early: append([]byte(nil), early...)}
+		from = &givenConn{Conn: conn, prefix: append([]byte(nil), early...)}
 	}
-	relay.Relay(from, &streamConn{Stream: st.ReadWriteCloser.(*switchedStream).Stream, r: st}, relay.Options{})
+	relay.Relay(from, &streamConn{Stream: st.st.stream, r: st}, relay.Options{})
 }
 
 // A streamConn is a stream of which a reader has taken some bytes already.
@@ -253,28 +276,6 @@ func (c *streamConn) ReadFrom(r io.Reader) (int64, error) {
 
 func (c *streamConn) WriteTo(w io.Writer) (int64, error) {
 	return io.Copy(w, struct{ io.Reader }{c.r})
-}
-
-// earlyConn is a conn of which some bytes have been read.
-type earlyConn struct {
-	net.Conn
-	early []byte
-}
-
-func (c *earlyConn) Read(p []byte) (int, error) {
-	if len(c.early) > 0 {
-		n := copy(p, c.early)
-		c.early = c.early[n:]
-		return n, nil
-	}
-	return c.Conn.Read(p)
-}
-
-func (c *earlyConn) CloseWrite() error {
-	if hc, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return hc.CloseWrite()
-	}
-	return c.Conn.Close()
 }
 
 // A callerBody is the body of a caller's request, who may not rest for long.
