@@ -205,10 +205,17 @@ func (c *caller) relay(t *Tunnel, target string, n int) bool {
 		line.ret(statusOf(err), err)
 		return !gone && c.refuse(err)
 	}
-	err = c.answer(got)
-	gone := c.watch.stop()
-	got.end()
-	t.leave(ex)
+	gone, ended := false, false
+	end := func() {
+		if !ended {
+			ended = true
+			gone = c.watch.stop()
+			got.end()
+			t.leave(ex)
+		}
+	}
+	err = c.answer(got, end)
+	end()
 	line.ret(c.reply.status, err)
 	return err == nil && !gone
 }
@@ -278,8 +285,9 @@ func (c *caller) refuse(err error) bool {
 	return werr == nil
 }
 
-// answer sends the answer whose head has been read.
-func (c *caller) answer(got *received) error {
+// answer sends the answer whose head has been read. It calls end before a write
+// that needs nothing more of it.
+func (c *caller) answer(got *received, end func()) error {
 	p := &c.reply
 	head := string(c.req.Method) == http.MethodHead
 	buf := buffers.Get().(*[]byte)
@@ -312,6 +320,9 @@ func (c *caller) answer(got *received) error {
 		return c.answerChunks(first, err)
 	}
 	c.out = append(c.out, first...)
+	if whole || p.length == int64(len(first)) {
+		end()
+	}
 	if _, werr := c.conn.Write(c.out); werr != nil {
 		return werr
 	}

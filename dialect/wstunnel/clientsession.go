@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"adit/internal/backoff"
@@ -96,65 +95,108 @@ func (c *Client) resume(ctx context.Context, s *session.Session) {
 	}
 }
 
-// spareWorkers is how many goroutines wait for the next stream, with the stacks
-// that they have grown.
-const spareWorkers = 64
-
 // acceptStreams serves each stream in a goroutine until the session ends, and
 // waits for them.
 func (c *Client) acceptStreams(ctx context.Context, s *session.Session) {
-	next := make(chan *session.Stream)
-	var workers sync.WaitGroup
-	var spare atomic.Int64
-	defer workers.Wait()
-	defer close(next)
+	w := newWorkers(func(st *session.Stream) { c.serveStream(ctx, st) })
+	defer w.wait()
 	for {
 		st, err := s.Accept(ctx)
 		if err != nil {
 			return
 		}
-		select {
-		case next <- st:
-			continue
-		default:
-		}
-		workers.Go(func() {
-			for more := true; more; {
-				c.serveStream(ctx, st)
-				if more = spare.Add(1) <= spareWorkers; more {
-					st, more = <-next
-				}
-				spare.Add(-1)
-			}
-		})
+		w.give(st)
 	}
 }
 
 // serveStream carries one request to a local server, and its answer back.
 func (c *Client) serveStream(ctx context.Context, st *session.Stream) {
-	n, err := parseID(st.Meta())
+	id, err := parseID(st.Meta())
 	if err != nil {
 		st.Reset(resetAborted, "")
 		return
 	}
-	ctx, cancel := context.WithCancel(ctx)
 	limited := &io.LimitedReader{R: st, N: maxAnswerHead}
 	br := readers.Get().(*bufio.Reader)
 	br.Reset(limited)
-	w := &streamWatch{br: br, cancel: cancel}
+	w := &streamWatch{br: br}
+	e := errands.Get().(*errand)
 	defer func() {
-		cancel()
 		st.Close()
 		w.wait()
+		e.done()
 		br.Reset(nil)
 		readers.Put(br)
 	}()
+	if !c.local.acquire(ctx) {
+		return
+	}
+	defer c.local.release()
+	plain, err := e.read(br, c.local.plain)
+	switch {
+	case err != nil:
+		st.Reset(resetAborted, "")
+	case plain:
+		w.cancel = e.cut
+		w.start()
+		c.serveErrand(ctx, id, e, st)
+	default:
+		limited.N = 1 << 62
+		c.serveRequest(ctx, id, br, w, st)
+	}
+}
+
+// serveErrand carries a plain request.
+func (c *Client) serveErrand(ctx context.Context, id uint16, e *errand, st *session.Stream) {
+	own, err := e.run(ctx, c.local, id)
+	switch {
+	case err != nil:
+		st.Reset(resetAborted, "")
+		return
+	case own != nil:
+		c.writeResponse(id, own, string(e.req.Method), st)
+		return
+	}
+	whole := false
+	defer func() { e.finish(c.local.direct, whole) }()
+	left, buffered := e.length, min(e.length, int64(e.conn.br.Buffered()))
+	if buffered > 0 {
+		p, _ := e.conn.br.Peek(int(buffered))
+		e.out = append(e.out, p...)
+		e.conn.br.Discard(len(p))
+		left -= buffered
+	}
+	_, err = st.Write(e.out)
+	if left > 0 && err == nil {
+		buf := buffers.Get().(*[]byte)
+		defer buffers.Put(buf)
+		for left > 0 && err == nil {
+			var n int
+			n, err = e.conn.br.Read((*buf)[:min(left, int64(len(*buf)))])
+			left -= int64(n)
+			if _, werr := st.Write((*buf)[:n]); werr != nil {
+				err = werr
+			}
+		}
+	}
+	if whole = left == 0; !whole {
+		c.opts.Log.Error("HTTP request error", "id", requestID(id), "err", unexpectedEnd(err))
+		st.Reset(resetAborted, "")
+		return
+	}
+	st.CloseWrite()
+}
+
+// serveRequest carries any other request.
+func (c *Client) serveRequest(ctx context.Context, id uint16, br *bufio.Reader, w *streamWatch, st *session.Stream) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w.cancel = cancel
 	req, err := http.ReadRequest(br)
 	if err != nil {
 		st.Reset(resetAborted, "")
 		return
 	}
-	limited.N = 1 << 62
 	upgrade := hasToken(req.Header["Connection"], "upgrade") && req.Header.Get("Upgrade") != ""
 	switch {
 	case upgrade: // what follows is the other protocol's
@@ -163,23 +205,26 @@ func (c *Client) serveStream(ctx context.Context, st *session.Stream) {
 	default:
 		req.Body = &watchedBody{ReadCloser: req.Body, w: w}
 	}
-	if !c.local.acquire(ctx) {
-		return
-	}
-	defer c.local.release()
-	resp := c.local.do(ctx, n, req, upgrade)
-	defer resp.Body.Close()
-	head, chunked := appendAnswerHead(make([]byte, 0, 1<<10), resp, req.Method)
+	resp := c.local.do(ctx, id, req, upgrade)
 	if resp.StatusCode == http.StatusSwitchingProtocols {
+		defer resp.Body.Close()
+		head, _ := appendAnswerHead(make([]byte, 0, 1<<10), resp, req.Method)
 		if rw, ok := resp.Body.(io.ReadWriteCloser); ok {
 			if _, err := st.Write(head); err == nil {
 				relay.Relay(&streamConn{Stream: st, r: br}, &localConn{rw: rw}, relay.Options{})
 			}
-			return
 		}
+		return
 	}
+	c.writeResponse(id, resp, req.Method, st)
+}
+
+// writeResponse sends an answer, and closes its body.
+func (c *Client) writeResponse(id uint16, resp *http.Response, method string, st *session.Stream) {
+	defer resp.Body.Close()
+	head, chunked := appendAnswerHead(make([]byte, 0, 1<<10), resp, method)
 	if err := writeAnswer(st, head, resp, chunked); err != nil {
-		c.opts.Log.Error("HTTP request error", "id", requestID(n), "err", err)
+		c.opts.Log.Error("HTTP request error", "id", requestID(id), "err", err)
 		st.Reset(resetAborted, "")
 		return
 	}

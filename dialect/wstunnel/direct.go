@@ -55,6 +55,18 @@ func newDirect(other *http.Transport) *direct {
 
 // RoundTrip implements http.RoundTripper.
 func (d *direct) RoundTrip(req *http.Request) (*http.Response, error) {
+	if a, ok := req.Context().Value(askedKey{}).(*asked); ok && a.c != nil {
+		c := a.c
+		a.c = nil
+		if req.Body != nil {
+			req.Body.Close()
+		}
+		resp, err := d.receive(c, req, context.AfterFunc(req.Context(), func() { c.SetDeadline(time.Unix(1, 0)) }))
+		if err != nil {
+			c.Close()
+		}
+		return resp, err
+	}
 	if !d.plain(req) {
 		return d.other.RoundTrip(req)
 	}
@@ -190,8 +202,7 @@ func (e *staleError) Unwrap() error { return e.err }
 // exchange sends req on c and reads the answer's head.
 func (d *direct) exchange(c *directConn, req *http.Request, body []byte) (*http.Response, error) {
 	stop := context.AfterFunc(req.Context(), func() { c.SetDeadline(time.Unix(1, 0)) })
-	unzip := req.Header["Accept-Encoding"] == nil && req.Header["Range"] == nil && req.Method != http.MethodHead
-	c.buf = append(appendLocalHead(c.buf[:0], req, unzip), body...)
+	c.buf = append(appendLocalHead(c.buf[:0], req, unzips(req)), body...)
 	failed := func(err error) error {
 		stop()
 		if c.used {
@@ -208,6 +219,18 @@ func (d *direct) exchange(c *directConn, req *http.Request, body []byte) (*http.
 	if _, err := c.br.Peek(1); err != nil {
 		return nil, failed(err)
 	}
+	return d.receive(c, req, stop)
+}
+
+// unzips reports whether the client asks for a smaller form than the caller.
+func unzips(req *http.Request) bool {
+	return req.Header["Accept-Encoding"] == nil && req.Header["Range"] == nil && req.Method != http.MethodHead
+}
+
+// receive reads the answer to req, which has been sent. stop ends what lets the
+// request's context end that.
+func (d *direct) receive(c *directConn, req *http.Request, stop func() bool) (*http.Response, error) {
+	unzip := unzips(req)
 	resp, err := http.ReadResponse(c.br, req)
 	for err == nil && resp.StatusCode >= 100 && resp.StatusCode < 200 && resp.StatusCode != http.StatusSwitchingProtocols {
 		resp, err = http.ReadResponse(c.br, req)

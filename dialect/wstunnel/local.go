@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
@@ -19,6 +20,7 @@ type local struct {
 	client    *http.Client
 	transport *http.Transport
 	direct    *direct
+	plain     *plainLocal // nil if plain requests are not for errands
 	slots     chan struct{}
 }
 
@@ -33,6 +35,7 @@ func newLocal(opts *ClientOptions) *local {
 		l.transport.Proxy = nil // as the original
 	}
 	l.direct = newDirect(l.transport)
+	l.plain = newPlainLocal(l.base, l.direct)
 	l.client = &http.Client{Transport: l.direct, CheckRedirect: l.redirect}
 	return l
 }
@@ -105,14 +108,24 @@ func (l *local) do(ctx context.Context, id uint16, req *http.Request, upgrade bo
 	if refused != nil {
 		return refused
 	}
-	l.opts.Log.Info("HTTP issuing request", "id", requestID(id), "verb", out.Method)
+	logLine(l.opts.Log, "HTTP issuing request", slog.String("id", requestID(id)), slog.String("verb", out.Method))
+	return l.ask(out, id, req.Proto)
+}
+
+// ask sends a request, and follows redirects.
+func (l *local) ask(out *http.Request, id uint16, proto string) *http.Response {
 	resp, err := l.client.Do(out)
 	if err != nil {
-		l.opts.Log.Error("HTTP request error", "id", requestID(id), "err", causeOf(err))
-		return ownAnswer(http.StatusBadGateway, err.Error(), req.Proto)
+		return l.failed(id, err, proto)
 	}
-	l.opts.Log.Info("HTTP responded", "id", requestID(id), "status", resp.StatusCode)
+	logLine(l.opts.Log, "HTTP responded", slog.String("id", requestID(id)), slog.Int("status", resp.StatusCode))
 	return resp
+}
+
+// failed returns the answer to a request that has got none.
+func (l *local) failed(id uint16, err error, proto string) *http.Response {
+	l.opts.Log.Error("HTTP request error", "id", requestID(id), "err", causeOf(err))
+	return ownAnswer(http.StatusBadGateway, err.Error(), proto)
 }
 
 // causeOf leaves out the URL, which may hold a caller's secrets.

@@ -171,7 +171,7 @@ func send(t *testing.T, method, addr, path string, body io.Reader) (int, string)
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.Close = true
+	req.Close = method != http.MethodPut // those and others take different ways
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return 0, err.Error()

@@ -59,11 +59,13 @@ func TestBodies(t *testing.T) {
 		for _, size := range []int{0, 1, smallBody, smallBody + 1, spoolMemory + 1, 3 << 20} {
 			body := bytes.Repeat([]byte("0123456789abcdef"), size/16+1)[:size]
 			for _, query := range []string{"", "?chunked"} {
-				if code, got := send(t, "POST", addr, "/"+query, bytes.NewReader(body)); code != 200 || got != string(body) {
-					t.Errorf("%d bytes%s: got %d and %d bytes", size, query, code, len(got))
-				}
-				if code, got := send(t, "POST", addr, "/"+query, io.MultiReader(bytes.NewReader(body))); code != 200 || got != string(body) {
-					t.Errorf("%d bytes%s in chunks: got %d and %d bytes", size, query, code, len(got))
+				for _, method := range []string{"POST", "PUT"} {
+					if code, got := send(t, method, addr, "/"+query, bytes.NewReader(body)); code != 200 || got != string(body) {
+						t.Errorf("%s of %d bytes%s: got %d and %d bytes", method, size, query, code, len(got))
+					}
+					if code, got := send(t, method, addr, "/"+query, io.MultiReader(bytes.NewReader(body))); code != 200 || got != string(body) {
+						t.Errorf("%s of %d bytes%s in chunks: got %d and %d bytes", method, size, query, code, len(got))
+					}
 				}
 			}
 		}

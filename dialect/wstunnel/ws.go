@@ -160,6 +160,14 @@ func (r *wsReader) Read(p []byte) (int, error) {
 	return 0, r.failed(err)
 }
 
+// end takes note of a message's end, which has been read to its last byte.
+func (r *wsReader) end() error {
+	if _, err := r.Read(nil); !errors.Is(err, io.EOF) {
+		return errors.Join(err, errOrder)
+	}
+	return nil
+}
+
 // readID reads the id in front of a message. A message that is shorter, or has
 // none, is an error that ends the connection.
 func (r *wsReader) readID() (uint16, error) {
