@@ -24,6 +24,7 @@ import (
 type wayOutFlags struct {
 	proxy        string
 	passwordFile string
+	schemes      []string
 	sni          string
 	host         string
 	headers      []string
@@ -33,6 +34,7 @@ type wayOutFlags struct {
 func (f *wayOutFlags) add(fl *pflag.FlagSet) {
 	fl.StringVar(&f.proxy, "proxy", "", "proxy to reach the server through: http://, https://, socks5:// or socks5h://, and host:port; direct for none (default by HTTPS_PROXY, ALL_PROXY and NO_PROXY)")
 	fl.StringVar(&f.passwordFile, "proxy-password-file", "", "file with USER:PASSWORD for --proxy, or with the password alone if the URL has a user; it is read for each connection")
+	fl.StringSliceVar(&f.schemes, "proxy-auth", []string{"negotiate", "ntlm", "basic"}, "ways to log in that an HTTP proxy may be answered with, of which the strongest is taken")
 	fl.StringVar(&f.sni, "sni", "", "name to ask for in TLS, which the server's certificate must have too (default the host of --server)")
 	fl.StringVar(&f.host, "server-host", "", "Host to ask for in requests to the server (default that of --server)")
 	fl.StringArrayVar(&f.headers, "server-header", nil, "header field to send to the server, for what stands before it, such as 'X-Env: dev'; may be given several times")
@@ -47,6 +49,8 @@ func (f *wayOutFlags) apply(p *program, o *agent.Options) error {
 	out := &wayout.Dialer{TLS: o.TLS} // without the certificate that the server sees
 	var err error
 	out.Proxy, err = f.proxies(p)
+	wrong(err)
+	out.Schemes, err = proxySchemes(f.schemes)
 	wrong(err)
 	o.Out, o.Host = out, f.host
 	o.Header, err = f.header()
@@ -105,6 +109,19 @@ func (f *wayOutFlags) proxies(p *program) (func(*url.URL) (*url.URL, error), err
 	}
 	_, err = withPassword(nil)
 	return withPassword, err
+}
+
+// proxySchemes returns ways to log in, none of which may be unknown.
+func proxySchemes(names []string) (schemes []string, err error) {
+	schemes = []string{}
+	for _, name := range names {
+		i := slices.IndexFunc(wayout.Schemes, func(s string) bool { return strings.EqualFold(s, name) })
+		if i < 0 {
+			return nil, usagef("--proxy-auth %q: negotiate, ntlm and basic are allowed", name)
+		}
+		schemes = append(schemes, wayout.Schemes[i])
+	}
+	return schemes, nil
 }
 
 // readProxyLogin reads the login for a proxy. Its errors repeat nothing of it.

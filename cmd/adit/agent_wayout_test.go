@@ -148,6 +148,7 @@ func TestWrongWayOut(t *testing.T) {
 		{[]string{"--proxy", "http://proxy", "--proxy-password-file", writeFile(t, "me:hidden\nx\n")}, "more than one line"},
 		{[]string{"--proxy-password-file", empty}, "--proxy, which is missing"},
 		{[]string{"--proxy", "direct", "--proxy-password-file", empty}, "of no use"},
+		{[]string{"--proxy-auth", "digest"}, `--proxy-auth "digest"`},
 		{[]string{"--sni", "a_b"}, "--sni: "},
 		{[]string{"--sni", "a.example.com", "--server", "ws://localhost:1"}, "--sni is of no use with ws://"},
 		{[]string{"--server-host", "a b"}, `--server-host "a b"`},

@@ -29,7 +29,7 @@ type httpProxy struct {
 // dialHTTP asks an HTTP proxy for a connection to addr, and logs in if it wants
 // that.
 func (d *Dialer) dialHTTP(ctx context.Context, via *url.URL, addr string) (_ net.Conn, err error) {
-	login := newLogin(via)
+	login := d.newLogin(via)
 	var p *httpProxy
 	defer func() {
 		if p != nil && err != nil {
@@ -52,13 +52,13 @@ func (d *Dialer) dialHTTP(ctx context.Context, via *url.URL, addr string) (_ net
 		case resp.StatusCode != http.StatusProxyAuthRequired:
 			return nil, refusal(resp.StatusCode)
 		}
-		if err := login.next(resp.Header.Values("Proxy-Authenticate")); err != nil {
+		if err := login.next(ctx, resp.Header.Values("Proxy-Authenticate")); err != nil {
 			return nil, err
 		}
 		if p.skip(resp) {
 			continue
 		}
-		if login.bound() {
+		if login.bound {
 			return nil, &Error{Kind: LoginRefused, StatusCode: resp.StatusCode, Offers: login.offers,
 				Err: errors.New("it closes the connection in the middle of the login")}
 		}

@@ -41,6 +41,15 @@ type Dialer struct {
 	// is a net.Dialer's.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
+	// Schemes are the ways to log in to an HTTP proxy that may be used; nil
+	// are all of Schemes.
+	Schemes []string
+
+	// Negotiate returns a token that shows an HTTP proxy on host, which has
+	// asked for it, who asks: with a ticket of Kerberos. If it is nil, or
+	// fails, Negotiate is left out.
+	Negotiate func(ctx context.Context, host string) ([]byte, error)
+
 	// Timeout bounds the whole of Dial, besides ctx; 0 means DefaultTimeout.
 	Timeout time.Duration
 }
