@@ -179,6 +179,9 @@ func (st *Stream) ReadFrom(r io.Reader) (n int64, err error) {
 	if wait == nil {
 		return st.copyFrom(r)
 	}
+	if w, ok := wait.(*socketWaiter); ok {
+		r = w
+	}
 	size := midChunk
 	for {
 		if err := wait.WaitRead(); err != nil {

@@ -3,6 +3,8 @@ package tcpws
 import (
 	"net"
 	"syscall"
+
+	"adit/internal/trywrite"
 )
 
 // A socket is a conn as a link uses it. If it is a plain socket, its bytes are
@@ -18,17 +20,21 @@ type socket struct {
 		err error
 		try func(fd uintptr) bool // readOnce, allocated once
 	}
-	out struct { // of the call of Write that runs
-		b   []byte // what is left
-		err error
-		try func(fd uintptr) bool // writeSome, allocated once
-	}
+	out trywrite.Writer // if plain
 }
 
 // A lender has a buffer for bytes that are there.
 type lender interface {
 	lend() []byte
 	giveBack() // of what was lent last; nothing was read
+}
+
+// Write implements net.Conn.
+func (s *socket) Write(b []byte) (int, error) {
+	if s.raw == nil {
+		return s.Conn.Write(b)
+	}
+	return s.out.WriteAll(b)
 }
 
 // readConn reads from the conn itself.

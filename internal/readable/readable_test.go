@@ -171,3 +171,30 @@ func BenchmarkWaiter(b *testing.B) {
 		}
 	}
 }
+
+func TestRead(t *testing.T) {
+	t.Parallel()
+	a, b := pair(t, "tcp")
+	var w readable.Waiter
+	w.Init(raw(t, a))
+	go b.Write([]byte("ping"))
+	buf := make([]byte, 8)
+	if n, err := w.Read(buf); string(buf[:n]) != "ping" || err != nil {
+		t.Errorf("Read = %q, %v, want ping", buf[:n], err)
+	}
+	a.SetReadDeadline(time.Unix(1, 0))
+	if n, err := w.Read(buf); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Read after the deadline = %d, %v, want os.ErrDeadlineExceeded", n, err)
+	}
+	a.SetReadDeadline(time.Time{})
+	b.(*net.TCPConn).CloseWrite()
+	if n, err := w.Read(buf); n != 0 || err != io.EOF {
+		t.Errorf("Read at the end = %d, %v, want io.EOF", n, err)
+	}
+	b.(*net.TCPConn).SetLinger(0)
+	b.Close()
+	a.Close()
+	if n, err := w.Read(buf); n != 0 || !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Read of a closed conn = %d, %v, want net.ErrClosed", n, err)
+	}
+}

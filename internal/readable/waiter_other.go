@@ -21,3 +21,6 @@ func (w *Waiter) Init(rc syscall.RawConn) {}
 func (w *Waiter) Wait() error {
 	return fmt.Errorf("wait for a readable socket: %w", errors.ErrUnsupported)
 }
+
+// Read is like Wait.
+func (w *Waiter) Read([]byte) (int, error) { return 0, w.Wait() }

@@ -3,7 +3,11 @@
 package readable
 
 import (
+	"io"
+	"net"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"adit/internal/nonblock"
 )
@@ -17,18 +21,49 @@ type Waiter struct {
 	rc    syscall.RawConn
 	ready func(fd uintptr) bool // w.look, allocated once
 	asked bool                  // look has run in this Wait
+
+	take func(fd uintptr) bool // w.read, allocated once
+	b    []byte                // where read reads to
+	n    int                   // its result
+	err  error                 // its result
 }
 
 // Init makes w wait for rc. It must be called before Wait.
 func (w *Waiter) Init(rc syscall.RawConn) {
 	w.rc = rc
-	w.ready = w.look
+	w.ready, w.take = w.look, w.read
 }
 
 // Wait is like the function Wait.
 func (w *Waiter) Wait() error {
 	w.asked = false
 	return w.rc.Read(w.ready)
+}
+
+// Read is like the conn's Read, and cheaper: see package nonblock.
+func (w *Waiter) Read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	w.b = b
+	err := w.rc.Read(w.take)
+	n, cause := w.n, w.err
+	w.b, w.n, w.err = nil, 0, nil
+	switch {
+	case err != nil:
+		return 0, err
+	case cause != nil:
+		return 0, &net.OpError{Op: "read", Err: cause}
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// read is for RawConn.Read: false waits.
+func (w *Waiter) read(fd uintptr) bool {
+	w.n, w.err = nonblock.Read(int(fd), w.b)
+	return w.err != unix.EAGAIN
 }
 
 // look reports whether a read would not block. RawConn.Read calls it after

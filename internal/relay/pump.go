@@ -31,9 +31,11 @@ func put(class int, b *[]byte) { pools[class].Put(b) }
 // something to read, if src can tell, and returns the bytes written.
 func pump(dst io.Writer, src net.Conn) (int64, error) {
 	var wait readable.Waiter
+	var from io.Reader = src
 	rc, parks := readable.Of(src)
 	if parks {
 		wait.Init(rc)
+		from = &wait
 	}
 	var total int64
 	class, full := 0, 0
@@ -44,7 +46,7 @@ func pump(dst io.Writer, src net.Conn) (int64, error) {
 			}
 		}
 		buf := get(class)
-		n, rerr := src.Read(*buf)
+		n, rerr := from.Read(*buf)
 		nw, werr := 0, error(nil)
 		if n > 0 {
 			nw, werr = dst.Write((*buf)[:n])

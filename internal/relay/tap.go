@@ -79,5 +79,6 @@ func newReader(c net.Conn, moved *atomic.Int64, see func([]byte)) io.Reader {
 	}
 	ts := &tapSocket{tapReader: t}
 	ts.wait.Init(rc)
+	ts.r = &ts.wait
 	return ts
 }

@@ -1,5 +1,5 @@
-// Package trywrite writes to a socket as much as it takes at once, for whoever
-// must not wait for the other end.
+// Package trywrite writes to a socket: as much as it takes at once, for whoever
+// must not wait for the other end, or all.
 //
 //	var w trywrite.Writer
 //	if w.Init(conn) {

@@ -91,3 +91,28 @@ func TestInitRefusesOtherConns(t *testing.T) {
 		t.Error("Init of a pipe = true, want false")
 	}
 }
+
+func TestWriteAllWaits(t *testing.T) {
+	t.Parallel()
+	a, b := pair(t)
+	var w trywrite.Writer
+	if !w.Init(a) {
+		t.Fatal("Init of a TCP conn = false, want true")
+	}
+	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
+	got := make(chan []byte, 1)
+	go func() {
+		all, _ := io.ReadAll(b)
+		got <- all
+	}()
+	if n, err := w.WriteAll(data); n != len(data) || err != nil {
+		t.Errorf("WriteAll = %d, %v, want %d", n, err, len(data))
+	}
+	a.Close()
+	if all := <-got; !bytes.Equal(all, data) {
+		t.Errorf("got %d bytes, want the %d that were written", len(all), len(data))
+	}
+	if _, err := w.WriteAll(data); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("WriteAll to a closed conn: got %v, want net.ErrClosed", err)
+	}
+}

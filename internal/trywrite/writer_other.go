@@ -16,3 +16,6 @@ func (w *Writer) Init(net.Conn) bool { return false }
 
 // Write fails.
 func (w *Writer) Write([]byte) (int, error) { return 0, errors.ErrUnsupported }
+
+// WriteAll fails.
+func (w *Writer) WriteAll([]byte) (int, error) { return 0, errors.ErrUnsupported }

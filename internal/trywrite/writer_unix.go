@@ -13,13 +13,14 @@ import (
 	"adit/internal/readable"
 )
 
-// A Writer writes to one socket without waiting and without allocating. Only
-// one goroutine at a time may use it, and nobody may be blocked in a write to
-// the conn meanwhile. It must not be copied after Init.
+// A Writer writes to one socket without allocating. Only one goroutine at a
+// time may use it, and nobody may be blocked in a write to the conn meanwhile.
+// It must not be copied after Init.
 type Writer struct {
 	c     net.Conn
 	rc    syscall.RawConn
 	once  func(fd uintptr) bool // w.write, allocated once
+	all   func(fd uintptr) bool // w.writeAll, allocated once
 	buf   []byte                // for write
 	n     int                   // its result
 	errno error                 // its result
@@ -32,22 +33,24 @@ func (w *Writer) Init(c net.Conn) bool {
 	if !ok {
 		return false
 	}
-	w.c, w.rc, w.once = c, rc, w.write
+	w.c, w.rc, w.once, w.all = c, rc, w.write, w.writeAll
 	return true
 }
 
 // Write writes as much of b as the socket takes at once, which is not an error
 // if it is less than all. The error is like that of the conn's Write.
-func (w *Writer) Write(b []byte) (int, error) {
+func (w *Writer) Write(b []byte) (int, error) { return w.do(b, w.once) }
+
+// WriteAll is like the conn's Write, and cheaper: see package nonblock.
+func (w *Writer) WriteAll(b []byte) (int, error) { return w.do(b, w.all) }
+
+func (w *Writer) do(b []byte, try func(fd uintptr) bool) (int, error) {
 	w.buf = b
-	err := w.rc.Write(w.once)
+	err := w.rc.Write(try)
 	n, errno := w.n, w.errno
 	w.buf, w.n, w.errno = nil, 0, nil
-	if err != nil {
-		return 0, err
-	}
-	if errno != nil {
-		return n, &net.OpError{
+	if err == nil && errno != nil {
+		err = &net.OpError{
 			Op:     "write",
 			Net:    w.c.LocalAddr().Network(),
 			Source: w.c.LocalAddr(),
@@ -55,7 +58,7 @@ func (w *Writer) Write(b []byte) (int, error) {
 			Err:    os.NewSyscallError("write", errno),
 		}
 	}
-	return n, nil
+	return n, err
 }
 
 // write always reports true, so that RawConn.Write never waits.
@@ -63,6 +66,21 @@ func (w *Writer) write(fd uintptr) bool {
 	n, err := nonblock.Write(int(fd), w.buf)
 	if err != unix.EAGAIN {
 		w.n, w.errno = n, err
+	}
+	return true
+}
+
+// writeAll is for RawConn.Write: false waits.
+func (w *Writer) writeAll(fd uintptr) bool {
+	for w.n < len(w.buf) {
+		n, err := nonblock.Write(int(fd), w.buf[w.n:])
+		if err == unix.EAGAIN {
+			return false
+		} else if err != nil {
+			w.errno = err
+			return true
+		}
+		w.n += n
 	}
 	return true
 }

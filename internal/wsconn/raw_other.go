@@ -15,7 +15,11 @@ func newRawConn(c net.Conn) *rawConn { return nil }
 
 func (r *rawConn) waitRead() error { return errors.ErrUnsupported }
 
+func (r *rawConn) Read(b []byte) (int, error) { return 0, errors.ErrUnsupported }
+
 func (r *rawConn) tryWrite(b []byte) (int, error) { return 0, errors.ErrUnsupported }
+
+func (r *rawConn) writeAll(b []byte) (int, error) { return 0, errors.ErrUnsupported }
 
 // writable reports whether c is a socket that takes some bytes without
 // blocking, which cannot be told on this system.

@@ -34,8 +34,14 @@ func newRawConn(c net.Conn) *rawConn {
 // waitRead blocks until a read would not.
 func (r *rawConn) waitRead() error { return r.waiter.Wait() }
 
+// Read is the conn's.
+func (r *rawConn) Read(b []byte) (int, error) { return r.waiter.Read(b) }
+
 // tryWrite writes as much of b as the socket takes at once.
 func (r *rawConn) tryWrite(b []byte) (int, error) { return r.writer.Write(b) }
+
+// writeAll writes b and waits.
+func (r *rawConn) writeAll(b []byte) (int, error) { return r.writer.WriteAll(b) }
 
 // writable reports whether c is a socket that takes some bytes without
 // blocking.

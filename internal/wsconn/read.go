@@ -81,7 +81,7 @@ func (c *Conn) drain(p []byte) int {
 // took bytes. It is called with nothing held but a part of a header.
 func (c *Conn) fill(p []byte) (n, took int, err error) {
 	if len(p) < tiny && c.rem == 0 {
-		took, err = c.c.Read(c.ahead[c.nahead:])
+		took, err = c.from.Read(c.ahead[c.nahead:])
 		c.nahead += uint8(took)
 		n = c.drain(p)
 	} else {
@@ -94,7 +94,7 @@ func (c *Conn) fill(p []byte) (n, took int, err error) {
 			// size, so that the next read finds its payload in place too.
 			limit = int(c.rem) + int(c.lastHead)
 		}
-		took, err = c.c.Read(p[head:limit])
+		took, err = c.from.Read(p[head:limit])
 		if took > 0 {
 			src := p[:head+took]
 			var used int

@@ -222,7 +222,7 @@ func (c *Conn) flushLocked() error {
 		}
 	}
 	for {
-		n, err := c.c.Write(c.pend.out)
+		n, err := c.writeAll(c.pend.out)
 		if c.pend.advance(n) {
 			c.dropLocked()
 			return nil
@@ -234,6 +234,14 @@ func (c *Conn) flushLocked() error {
 			return err
 		}
 	}
+}
+
+// writeAll writes b and waits.
+func (c *Conn) writeAll(b []byte) (int, error) {
+	if c.raw != nil {
+		return c.raw.writeAll(b)
+	}
+	return c.c.Write(b)
 }
 
 // dropLocked lets go of the pending message, and of the answer before it if

@@ -13,6 +13,7 @@ package wsconn
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -60,7 +61,8 @@ type Options struct {
 // for writing, because the rest of the message is lost.
 type Conn struct {
 	c        net.Conn
-	raw      *rawConn // nil unless c is a socket that can be written to without blocking
+	raw      *rawConn  // nil unless c is a socket that can be written to without blocking
+	from     io.Reader // c or raw
 	role     Role
 	zeroMask bool
 	closed   atomic.Bool
@@ -98,7 +100,10 @@ func New(c net.Conn, role Role, opts Options) *Conn {
 	if opts.MaxFrame == 0 {
 		opts.MaxFrame = DefaultMaxFrame
 	}
-	ws := &Conn{c: c, raw: newRawConn(c), role: role, zeroMask: opts.ZeroMask, maxFrame: opts.MaxFrame}
+	ws := &Conn{c: c, raw: newRawConn(c), from: c, role: role, zeroMask: opts.ZeroMask, maxFrame: opts.MaxFrame}
+	if ws.raw != nil {
+		ws.from = ws.raw
+	}
 	if len(opts.Buffered) > 0 {
 		ws.buffered = opts.Buffered
 	}
