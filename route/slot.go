@@ -2,6 +2,7 @@ package route
 
 import (
 	"container/list"
+	"slices"
 	"time"
 
 	"adit/tunnel"
@@ -19,7 +20,9 @@ type slot struct {
 	until   time.Time // how long the owner keeps it without holders
 
 	entries     []*entry // that serve visitors
-	next        int      // of entries, in turn
+	turns       []*entry // of these the first of each run, and those without one
+	next        int      // of turns
+	spin        int      // where the search among those of one run begins
 	tls         bool     // what the entries are, or were last
 	servedUntil time.Time
 
@@ -58,7 +61,7 @@ func (s *slot) otherKindLocked(b Entry) bool {
 		return false
 	}
 	for _, e := range s.entries {
-		if b.Instance == "" || e.Instance != b.Instance || e.Tunnel == b.Tunnel {
+		if e.Tunnel == b.Tunnel || !b.replaces(e) {
 			return true
 		}
 	}
@@ -128,18 +131,78 @@ func (t *Table) sweepLocked() {
 	t.sweeper.Reset(wait)
 }
 
+// enterLocked adds an entry that serves visitors.
+func (s *slot) enterLocked(e *entry) {
+	if s.turnOfLocked(e) < 0 {
+		s.turns = append(s.turns, e)
+	}
+	s.entries = append(s.entries, e)
+}
+
+// leaveLocked takes an entry out.
+func (s *slot) leaveLocked(e *entry) {
+	s.entries = without(s.entries, e)
+	at := slices.Index(s.turns, e)
+	if at < 0 {
+		return
+	}
+	if i := slices.IndexFunc(s.entries, e.isWith); i >= 0 {
+		s.turns[at] = s.entries[i]
+		return
+	}
+	s.turns = slices.Delete(s.turns, at, at+1)
+}
+
+// turnOfLocked returns the place in turns of the run that e belongs to, or -1.
+func (s *slot) turnOfLocked(e *entry) int {
+	if e.Run == "" {
+		return -1
+	}
+	return slices.IndexFunc(s.turns, e.isWith)
+}
+
+// isWith reports whether e and o are tunnels of one process.
+func (e *entry) isWith(o *entry) bool {
+	return e.Run != "" && e.Run == o.Run && e.Instance == o.Instance
+}
+
 // pickLocked returns the slot's next entry whose tunnel is available, or nil.
 func (s *slot) pickLocked() *entry {
-	n := len(s.entries)
+	n := len(s.turns)
 	for i := range n {
 		at := s.next + i
 		if at >= n {
 			at %= n
 		}
-		if e := s.entries[at]; e.watch.usableLocked() {
+		e := s.turns[at]
+		if e.Run != "" {
+			e = s.leastLoadedLocked(e)
+		} else if !e.watch.usableLocked() {
+			e = nil
+		}
+		if e != nil {
 			s.next = at + 1
 			return e
 		}
 	}
 	return nil
+}
+
+// leastLoadedLocked returns the entry of first's run that is available and has
+// the least to do, in turn if that is several, or nil.
+func (s *slot) leastLoadedLocked(first *entry) (best *entry) {
+	var least int
+	var bestStalled bool
+	s.spin++
+	for i := range s.entries {
+		e := s.entries[(s.spin+i)%len(s.entries)]
+		if !e.isWith(first) || !e.watch.usableLocked() {
+			continue
+		}
+		streams, stalled := e.watch.loadLocked()
+		if best == nil || bestStalled && !stalled || bestStalled == stalled && streams < least {
+			best, least, bestStalled = e, streams, stalled
+		}
+	}
+	return best
 }

@@ -77,6 +77,12 @@ type Entry struct {
 	// of that one: it is the same agent that came back.
 	Instance string
 
+	// Run and Number are those of tunnel.Parallel: an entry replaces none of
+	// its own run and instance but the one with its number. Visitors are spread
+	// over the runs, and over the entries of one by their load.
+	Run    string
+	Number int
+
 	Hostnames []string // in lower case, without port or trailing dot; not below Options.Domain
 	Port      uint16   // public TCP port, or 0
 	Name      string   // of a service without visitors, or empty
@@ -343,11 +349,22 @@ func (t *Table) addLocked(b Entry, available bool) (replaced []tunnel.Tunnel, e 
 		e.serves = append(e.serves, s)
 	}
 	for _, s := range e.serves {
-		s.entries = append(s.entries, e)
+		s.enterLocked(e)
 		s.tls = e.TLS
 	}
 	e.watch.entries = append(e.watch.entries, e)
 	return t.replaceLocked(e), e, nil
+}
+
+// replaces reports whether b is the same agent as old, which came back.
+func (b Entry) replaces(old *entry) bool {
+	return b.Instance != "" && b.Instance == old.Instance && b.Owner == old.Owner && !b.beside(old)
+}
+
+// beside reports whether the tunnels of b and o are of one process, at the same
+// time.
+func (b Entry) beside(o *entry) bool {
+	return b.Run != "" && b.Run == o.Run && b.Instance == o.Instance && b.Number != o.Number
 }
 
 // replaceLocked removes the tunnels that e replaces and returns them. The
@@ -357,7 +374,7 @@ func (t *Table) replaceLocked(e *entry) (replaced []tunnel.Tunnel) {
 		return nil
 	}
 	for _, old := range slices.Clone(e.id.holders) {
-		if old.Tunnel == e.Tunnel || old.removed || old.Owner != e.Owner || old.Instance != e.Instance {
+		if old.Tunnel == e.Tunnel || old.removed || !e.replaces(old) {
 			continue
 		}
 		for _, o := range slices.Clone(old.watch.entries) {
@@ -383,7 +400,7 @@ func (t *Table) removeLocked(e *entry) {
 	e.watch.entries = without(e.watch.entries, e)
 	until := time.Now().Add(t.opts.Hold)
 	for _, s := range e.serves {
-		s.entries = without(s.entries, e)
+		s.leaveLocked(e)
 		if len(s.entries) == 0 {
 			s.servedUntil = until
 		}

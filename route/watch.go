@@ -27,6 +27,14 @@ func (w *watch) usableLocked() bool {
 	return w.available && !w.endedLocked()
 }
 
+// loadLocked returns what there is to do for the tunnel. Its Load does not block.
+func (w *watch) loadLocked() (streams int, stalled bool) {
+	if p, ok := w.tunnel.(tunnel.Parallel); ok {
+		return p.Load()
+	}
+	return 0, false
+}
+
 func (w *watch) endedLocked() bool {
 	select {
 	case <-w.done:

@@ -161,13 +161,24 @@ func (s *Server) isFullLocked(b *binder) bool {
 	if limit <= 0 || b.holder == auth.SecretSubject || b.foreign || s.holders[b.holder] < limit {
 		return false
 	}
+	type agent struct {
+		id       tunnel.ID
+		instance string
+	}
 	instance := instanceOf(b.tunnel)
+	alone, several := 0, make(map[agent]bool) // an agent's sessions count as one
 	for t, other := range s.tunnels {
-		if instance != "" && other.holder == b.holder && t.ID() == b.tunnel.ID() && instanceOf(t) == instance {
+		switch i := instanceOf(t); {
+		case other.holder != b.holder:
+		case i == "":
+			alone++
+		case i == instance && t.ID() == b.tunnel.ID():
 			return false
+		default:
+			several[agent{t.ID(), i}] = true
 		}
 	}
-	return true
+	return alone+len(several) >= limit
 }
 
 func instanceOf(t tunnel.Tunnel) string {

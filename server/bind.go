@@ -275,6 +275,9 @@ func (b *binder) bind(bd dialect.Binding, id *auth.Identity) (bound dialect.Boun
 	if i, ok := b.tunnel.(tunnel.Instancer); ok {
 		e.Instance = i.Instance()
 	}
+	if p, ok := b.tunnel.(tunnel.Parallel); ok {
+		e.Run, e.Number = p.Parallel()
+	}
 	guard, releaseGuard, err := s.policies.guard(bd)
 	if err != nil {
 		return dialect.Bound{}, nil, err

@@ -1,5 +1,7 @@
 package session
 
+import "time"
+
 // Stats is what a session does, and has done so far.
 type Stats struct {
 	Attached bool // it has a carrier
@@ -37,6 +39,30 @@ func (s *Session) Stats() Stats {
 	}
 	st.Opened = (s.nextID - first) / 2
 	return st
+}
+
+const (
+	// stallAfter is how long a carrier may leave what it was given unanswered
+	// before it counts as stalled, and stallTrips in round trips.
+	stallAfter = time.Second
+	stallTrips = 4
+)
+
+// Load returns the number of open streams, and whether what is sent now would
+// have to wait: there is no carrier, or it has not answered for some time.
+func (s *Session) Load() (streams int, stalled bool) {
+	now := sinceStart()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.link
+	if l == nil {
+		return len(s.streams), true
+	}
+	patience := max(stallAfter, stallTrips*s.rtt)
+	unanswered := s.out.acked < s.out.sent && now-l.progress > patience
+	heard := time.Duration(l.lastRecv.Load())
+	silent := l.pinged && now-heard > s.opts.ping(s.dialler)+patience
+	return len(s.streams), unanswered || silent
 }
 
 // AcceptorStats is what the sessions of an Acceptor do, and have done so far

@@ -100,6 +100,18 @@ type Instancer interface {
 	Instance() string
 }
 
+// A Parallel is a tunnel that may be one of several of the same agent. Those of
+// one run and one instance stand beside each other: a new one takes the place of
+// the one with its number. Those of another run are the same agent before it was
+// started again. run is empty if the agent has one tunnel at a time.
+type Parallel interface {
+	Parallel() (run string, number int)
+
+	// Load returns the number of open streams, and whether a stream that is
+	// opened now would have to wait, as far as that shows. It does not block.
+	Load() (streams int, stalled bool)
+}
+
 // A HalfCloser is a stream whose writing side can end on its own. Every stream
 // of a dialect that can express it is one, as *net.TCPConn is.
 type HalfCloser interface {

@@ -36,6 +36,12 @@ type Dialer struct {
 	ID       tunnel.ID
 	Instance string
 
+	// Run and Number, if Run is not empty, say which of several sessions of one
+	// process this is: Number is 1 to MaxConnections, and Run letters and digits
+	// that no other process has.
+	Run    string
+	Number int
+
 	// TLS configures wss; nil verifies the server against the system's
 	// certificates.
 	TLS *tls.Config
@@ -122,6 +128,9 @@ func (d *Dialer) dial(ctx context.Context) (net.Conn, error) {
 	}
 	if d.Instance != "" {
 		header.Set(headerInstance, d.Instance)
+	}
+	if d.Run != "" {
+		header.Set(headerConnection, formatConnection(d.Run, d.Number))
 	}
 	return d.carrier(target, header).Dial(ctx)
 }
@@ -338,6 +347,10 @@ func (s *Session) Done() <-chan struct{} { return s.s.Done() }
 
 // Err returns why the session ended; see Ended.
 func (s *Session) Err() error { return s.s.Err() }
+
+// Load returns the number of open streams, and whether what is sent now would
+// have to wait.
+func (s *Session) Load() (streams int, stalled bool) { return s.s.Load() }
 
 // Drain asks the server to open no more streams; those that are open go on.
 func (s *Session) Drain(reason string) { s.s.Drain(reason) }

@@ -113,6 +113,11 @@ func (d *Dialect) Accept(w http.ResponseWriter, r *http.Request, admit dialect.A
 		refuse(w, err)
 		return nil, err
 	}
+	run, connection, err := parseConnection(r.Header)
+	if err != nil {
+		refuse(w, err)
+		return nil, err
+	}
 	if r.TLS != nil {
 		claim.Certs = r.TLS.PeerCertificates
 	}
@@ -131,7 +136,7 @@ func (d *Dialect) Accept(w http.ResponseWriter, r *http.Request, admit dialect.A
 
 	// The request's context ends with the handler, but the session does not.
 	ctx := context.WithoutCancel(r.Context())
-	t := &serverTunnel{id: tunnel.ID(claim.ID), subject: id.Subject, instance: instance}
+	t := &serverTunnel{id: tunnel.ID(claim.ID), subject: id.Subject, instance: instance, run: run, connection: connection}
 	s, resumed, err := d.acceptor.Accept(ctx, conn, t, func(s *session.Session) bool {
 		return s.Value().(*serverTunnel).subject == id.Subject
 	})
@@ -175,6 +180,9 @@ type serverTunnel struct {
 	subject  string
 	instance string
 
+	run        string // tells processes of one instance apart; empty if it has one session
+	connection int    // of its sessions; 0 without run
+
 	mu    sync.Mutex // guards the fields below
 	binds dialect.BindHandler
 	ready chan struct{} // closed when binds is set; nil if nobody waits for that
@@ -189,6 +197,7 @@ var (
 	_ tunnel.Ender        = (*serverTunnel)(nil)
 	_ tunnel.Instancer    = (*serverTunnel)(nil)
 	_ tunnel.Drainer      = (*serverTunnel)(nil)
+	_ tunnel.Parallel     = (*serverTunnel)(nil)
 	_ dialect.Binder      = (*serverTunnel)(nil)
 	_ dialect.Forwarder   = (*serverTunnel)(nil)
 )
@@ -203,6 +212,8 @@ func (t *serverTunnel) Err() error               { return t.s.Err() }
 func (t *serverTunnel) RoundTrip() time.Duration { return t.s.RoundTrip() }
 func (t *serverTunnel) Drain(reason string)      { t.s.Drain(reason) }
 func (t *serverTunnel) Streams() int             { return t.s.Streams() }
+func (t *serverTunnel) Load() (int, bool)        { return t.s.Load() }
+func (t *serverTunnel) Parallel() (string, int)  { return t.run, t.connection }
 
 // Buffered returns the bytes of memory that the session's buffers take.
 func (t *serverTunnel) Buffered() (send, receive int) { return t.s.Buffered() }
