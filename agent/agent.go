@@ -24,7 +24,6 @@ import (
 
 	"adit/dialect"
 	"adit/dialect/native"
-	"adit/internal/backoff"
 	"adit/internal/wayout"
 )
 
@@ -65,6 +64,11 @@ type Options struct {
 	// takes over from its old self, another one shares the visitors. Empty
 	// means this machine and these upstreams.
 	Instance string
+
+	// Connections is how many sessions the agent has at a time, each on a
+	// connection of its own, so that one that loses packets or stalls does not
+	// hold up everything; up to native.MaxConnections. 0 means 1.
+	Connections int
 
 	// TLS configures wss; nil verifies the server against the system's
 	// certificates.
@@ -139,6 +143,10 @@ type State struct {
 	Errs    []error         // Connected: why it is not, in the same order; nil for one that is
 	Err     error           // Reconnecting, Refused: why
 	Wait    time.Duration   // until the next attempt; 0 if it is being made
+
+	// Connections is how many of Options.Connections are up, if that is more
+	// than one. The phase is Connected if any is.
+	Connections int
 }
 
 const (
@@ -162,17 +170,16 @@ type Agent struct {
 	opts    Options
 	log     *slog.Logger
 	dialer  *native.Dialer
-	tunnels *tunnelSet
+	lanes   []*lane // one for each of Options.Connections
 	present present
+	ports   portMemory
 
 	leaving func() // closes left
 	left    chan struct{}
-	drained chan struct{} // gets one when a session that the server drained has ended
 
-	settled  bool // everything was bound once; of the goroutine in Run
-	handlers *handlerServers
-	streams  sync.WaitGroup // relays, sessions and handlers that drain
-	telling  sync.Mutex     // held while OnState or OnRoundTrip runs
+	streams sync.WaitGroup // relays, sessions and handlers that drain
+	telling sync.Mutex     // held while OnState or OnRoundTrip runs; guards states
+	states  []State        // of lanes
 }
 
 // New returns an agent, which Run starts. It returns an error if the options
@@ -184,6 +191,10 @@ func New(opts Options) (*Agent, error) {
 	if err := checkTunnels(opts.Tunnels, opts.Forwards); err != nil {
 		return nil, err
 	}
+	if opts.Connections < 0 || opts.Connections > native.MaxConnections {
+		return nil, fmt.Errorf("agent: %d connections: 1 to %d are allowed", opts.Connections, native.MaxConnections)
+	}
+	opts.Connections = max(opts.Connections, 1)
 	if opts.Grace <= 0 {
 		opts.Grace = closeTimeout
 	}
@@ -192,13 +203,10 @@ func New(opts Options) (*Agent, error) {
 	}
 	left := make(chan struct{})
 	a := &Agent{
-		opts:     opts,
-		log:      opts.Logger,
-		handlers: newHandlerServers(opts.Logger),
-		tunnels:  newTunnelSet(opts.Tunnels),
-		left:     left,
-		drained:  make(chan struct{}, 1),
-		leaving:  sync.OnceFunc(func() { close(left) }),
+		opts:    opts,
+		log:     opts.Logger,
+		left:    left,
+		leaving: sync.OnceFunc(func() { close(left) }),
 		dialer: &native.Dialer{
 			Server:      opts.Server,
 			Instance:    opts.Instance,
@@ -214,6 +222,7 @@ func New(opts Options) (*Agent, error) {
 	if err := check.Check(); err != nil {
 		return nil, err
 	}
+	a.addLanes()
 	return a, nil
 }
 
@@ -249,7 +258,9 @@ func (a *Agent) Update(tunnels []Tunnel) error {
 	if err := checkTunnels(tunnels, a.opts.Forwards); err != nil {
 		return err
 	}
-	a.tunnels.update(tunnels)
+	for _, l := range a.lanes {
+		l.tunnels.update(tunnels)
+	}
 	return nil
 }
 
@@ -278,53 +289,25 @@ func (a *Agent) Run(ctx context.Context) error {
 	if via := a.dialer.Via(); via != "" {
 		a.log.Info("the way to the server is through a proxy", "proxy", via)
 	}
-	b := backoff.Backoff{Min: reconnectMin, Max: reconnectMax}
-	a.state(State{Phase: Connecting})
-	for {
-		begin := time.Now()
-		err := a.connect(ctx, trying)
-		lasted := time.Since(begin)
-		if lasted >= steady {
-			b.Reset()
-		}
-		a.present.set(nil, err)
-		switch {
-		case trying.Err() != nil:
-			return nil
-		case a.final(err):
-			return err
-		case errors.Is(err, errDrained) && lasted >= steady:
-			continue // another server may be there already
-		}
-		wait := b.Next()
-		phase := Reconnecting
-		if refused, after := native.Refused(err); refused {
-			phase, wait = Refused, max(wait, min(after, reconnectMax))
-		}
-		a.log.Warn("not connected", "err", err, "dur", wait)
-		a.state(State{Phase: phase, Err: err, Wait: wait})
-		if !a.pause(trying, wait, &b) {
-			return nil
-		}
+	var wg sync.WaitGroup
+	failed := make(chan error, len(a.lanes))
+	for _, l := range a.lanes {
+		wg.Go(func() {
+			if !l.mayBegin(trying) {
+				return
+			}
+			if err := l.run(ctx, trying); err != nil {
+				failed <- err
+				cut() // the others are of no use without it
+			}
+		})
 	}
-}
-
-// pause waits for d, and reports false if ctx ended before. When a server that
-// drained ends meanwhile, one in its place may be there soon: the wait begins
-// anew with the shortest one.
-func (a *Agent) pause(ctx context.Context, d time.Duration, b *backoff.Backoff) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	for {
-		select {
-		case <-t.C:
-			return true
-		case <-a.drained:
-			b.Reset()
-			t.Reset(b.Next())
-		case <-ctx.Done():
-			return false
-		}
+	wg.Wait()
+	select {
+	case err := <-failed:
+		return err
+	default:
+		return nil
 	}
 }
 
@@ -333,133 +316,7 @@ func (a *Agent) end() {
 	a.streams.Wait() // ends with the sessions, and so with all streams
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	a.handlers.shutdown(ctx)
-}
-
-// final reports whether trying again is of no use: it would need other options.
-// Once everything was bound it is the server's mind or the credential that has
-// changed, and may change again.
-func (a *Agent) final(err error) bool {
-	if be, ok := errors.AsType[*dialect.BindError](err); ok && !a.settled {
-		return be.Code == dialect.BindInvalid || be.Code == dialect.BindForbidden
-	}
-	return errors.Is(err, ErrSuperseded)
-}
-
-func (a *Agent) state(s State) {
-	if a.opts.OnState == nil {
-		return
-	}
-	a.telling.Lock()
-	defer a.telling.Unlock()
-	a.opts.OnState(s)
-}
-
-// connect runs one session until it ends, and returns why. errDrained means that
-// the agent is to connect elsewhere; the session lives on until its streams have
-// ended. trying ends with ctx or before.
-func (a *Agent) connect(ctx, trying context.Context) error {
-	st := newSitting(a)
-	present, _ := a.tunnels.snapshot()
-	d := *a.dialer
-	if len(present) > 0 {
-		d.ID = present[0].ID
-	}
-	shown := &shownToken{token: a.opts.Token}
-	if a.opts.Token != nil {
-		d.Token = shown.next
-	}
-	so := a.opts.Session
-	so.Logger = a.log
-	so.OnCarrier = st.onCarrier
-	s, err := native.Dial(trying, &d, so)
-	if err != nil {
-		return err
-	}
-	st.session = s
-	drain := make(chan struct{}, 1)
-	s.OnChange(func() {
-		if s.Draining() {
-			select {
-			case drain <- struct{}{}:
-			default:
-			}
-		}
-	})
-	// Serve goes on while streams finish, so that they survive their carrier.
-	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
-	ended := make(chan error, 1)
-	a.streams.Go(func() { ended <- s.Serve(serving) })
-	a.streams.Go(func() { a.accept(s) })
-	a.streams.Go(func() { a.keepCredential(s, shown.first) })
-
-	st.settle(trying)
-	if err := st.failure(); err != nil {
-		stop()
-		s.Close()
-		return reason(err)
-	}
-	a.settled = true
-	a.present.set(s, nil)
-	st.tell()
-	if a.opts.OnRoundTrip != nil {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		a.streams.Go(func() { a.followRoundTrip(ctx, s) })
-	}
-	for {
-		again := st.again()
-		select {
-		case err := <-ended:
-			again.Stop()
-			stop()
-			s.Close()
-			return reason(err)
-		case <-drain:
-			again.Stop()
-			a.log.Info("server drains")
-			st.retire()
-			a.streams.Go(func() {
-				defer stop()
-				st.finish(ctx, true, func() {})
-				select {
-				case a.drained <- struct{}{}:
-				default:
-				}
-			})
-			return errDrained
-		case <-trying.Done():
-			again.Stop()
-			defer stop()
-			if ctx.Err() == nil {
-				st.leave(ctx)
-				a.state(State{Phase: Stopping})
-			}
-			st.finish(ctx, false, func() { a.state(State{Phase: Stopping}) })
-			return context.Cause(trying)
-		case <-a.tunnels.changed:
-		case <-again.C:
-		}
-		again.Stop()
-		if st.settle(trying) {
-			st.tell()
-		}
-	}
-}
-
-// reason names the end of a session.
-func reason(err error) error {
-	if superseded, _ := native.Ended(err); superseded {
-		return ErrSuperseded
-	}
-	return err
-}
-
-// retire forgets tunnels that are bound no more.
-func (a *Agent) retire(gone []*member) {
-	for _, up := range a.tunnels.retire(gone) {
-		if up.handler != nil {
-			a.handlers.retire(up)
-		}
+	for _, l := range a.lanes {
+		l.handlers.shutdown(ctx)
 	}
 }

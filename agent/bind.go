@@ -28,7 +28,7 @@ const (
 
 // A sitting is a session of the agent with what is bound on it.
 type sitting struct {
-	agent   *Agent
+	agent   *lane
 	session *native.Session
 
 	held    map[*member]dialect.Bound // of the goroutine in connect, as are the next two
@@ -66,9 +66,9 @@ func (s *sitting) retire() {
 	s.session.LetGo()
 }
 
-func newSitting(a *Agent) *sitting {
+func newSitting(l *lane) *sitting {
 	return &sitting{
-		agent:   a,
+		agent:   l,
 		held:    make(map[*member]dialect.Bound),
 		failed:  make(map[*member]error),
 		retries: backoff.Backoff{Min: rebindMin, Max: rebindMax},
@@ -188,11 +188,17 @@ func (s *sitting) bind(ctx context.Context, m *member) (dialect.Bound, error) {
 	defer cancel()
 	b := m.binding()
 	b.Key, b.Service = m.key(), m.service
-	if b.Port == 0 {
+	first := s.agent.n == 0
+	if b.Port == 0 && first {
 		b.Port = m.port
 	}
+	if b.Port == 0 && b.Kind == dialect.TCP && !first {
+		if b.Port = s.agent.ports.get(m.service); b.Port == 0 {
+			return dialect.Bound{}, &dialect.BindError{Code: dialect.BindNoPort, Reason: "the port is not known yet that another connection gets for it"}
+		}
+	}
 	got, err := s.session.Bind(ctx, b)
-	if errors.As(err, new(*dialect.BindError)) && b.Port != m.Port {
+	if errors.As(err, new(*dialect.BindError)) && b.Port != m.Port && first {
 		b.Port = m.Port // the one of last time is not to be had
 		got, err = s.session.Bind(ctx, b)
 	}
@@ -205,6 +211,9 @@ func (s *sitting) bind(ctx context.Context, m *member) (dialect.Bound, error) {
 	}
 	if err == nil {
 		m.port = got.Port
+		if first {
+			s.agent.ports.set(m.service, got.Port)
+		}
 	}
 	return got, err
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // accept serves the session's streams until it ends.
-func (a *Agent) accept(s *native.Session) {
+func (l *lane) accept(s *native.Session) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel() // nobody waits for the dials any more
 	for {
@@ -20,30 +20,30 @@ func (a *Agent) accept(s *native.Session) {
 		if err != nil {
 			return
 		}
-		a.streams.Go(func() { a.serve(ctx, c.(tunnel.Incoming)) })
+		l.streams.Go(func() { l.serve(ctx, c.(tunnel.Incoming)) })
 	}
 }
 
 // serve relays one stream to its upstream. ctx bounds the dial.
-func (a *Agent) serve(ctx context.Context, in tunnel.Incoming) {
-	t, ok := a.tunnels.find(in.Info().Service)
+func (l *lane) serve(ctx context.Context, in tunnel.Incoming) {
+	t, ok := l.tunnels.find(in.Info().Service)
 	if !ok {
 		in.Refuse(tunnel.RefuseUnknownService, "this agent has no such service")
 		return
 	}
-	up, seen := t.Upstream, a.observe(in, t)
+	up, seen := t.Upstream, l.observe(in, t)
 	switch {
 	case up.ln != nil:
 		up.ln.deliver(seen.observed(in))
 		return
 	case up.handler != nil:
-		a.handlers.deliver(up, seen.observed(in))
+		l.handlers.deliver(up, seen.observed(in))
 		return
 	}
 	conn, err := up.dial(ctx, in.Info())
 	if err != nil {
 		code, reason := dialFailure(err)
-		a.log.Warn("upstream not reached", "service", up.String(), "err", err)
+		l.log.Warn("upstream not reached", "service", up.String(), "err", err)
 		in.Refuse(code, reason)
 		seen.refused(err)
 		return
@@ -56,7 +56,7 @@ func (a *Agent) serve(ctx context.Context, in tunnel.Incoming) {
 	seen.opened(true)
 	res, err := relay.Relay(in, conn, seen.relayOptions())
 	seen.ended(res.AtoB, res.BtoA, err)
-	a.log.Debug("stream ended", "service", up.String(), "sent", res.BtoA, "received", res.AtoB, "err", err)
+	l.log.Debug("stream ended", "service", up.String(), "sent", res.BtoA, "received", res.AtoB, "err", err)
 }
 
 // dialFailure turns the error of a dial into what the visitor's side may know:

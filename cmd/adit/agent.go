@@ -33,6 +33,7 @@ type agentFlags struct {
 	credential credentialFlags
 	caFile     string
 	out        wayOutFlags
+	conns      connectionFlags
 	instance   string
 	log        logFlags
 	screen     screenFlags
@@ -55,6 +56,7 @@ func (f *agentFlags) addServer(fl *pflag.FlagSet) {
 	f.credential.add(fl)
 	fl.StringVar(&f.caFile, "ca-file", "", "file with certificates of authorities to trust for wss://, besides the system's")
 	f.out.add(fl)
+	f.conns.add(fl)
 	f.log.add(fl, true)
 }
 
@@ -259,7 +261,7 @@ func (f *agentFlags) options() (opts agent.Options, err error) {
 	}
 	opts.TLS, err = tlsConfig(f.caFile)
 	problems = append(problems, err)
-	problems = append(problems, f.out.apply(f.p, &opts))
+	problems = append(problems, f.out.apply(f.p, &opts), f.conns.apply(&opts))
 	f.shown, err = f.credential.open(f.p, f.server)
 	problems = append(problems, err)
 	return opts, config.Join(problems...)

@@ -54,6 +54,9 @@ type seat struct {
 	err       error
 	retry     time.Time
 	roundTrip time.Duration
+
+	connections int // that are up, of
+	wanted      int // if that is more than one
 }
 
 type health struct {
@@ -91,6 +94,9 @@ func (b *board) change(f func()) {
 // before is called as well. leave takes the agent away again.
 func (b *board) join(opts *agent.Options, requests bool) (leave func()) {
 	s := &seat{tunnels: opts.Tunnels, phase: screen.Connecting, since: time.Now()}
+	if opts.Connections > 1 {
+		s.wanted = opts.Connections
+	}
 	b.change(func() { b.agents = append(b.agents, s) })
 	b.refresh()
 	also := opts.OnState
@@ -125,7 +131,7 @@ func (b *board) refresh() {
 
 func (b *board) stateLocked(s *seat, st agent.State) {
 	before := s.phase
-	s.err, s.retry = st.Err, time.Time{}
+	s.err, s.retry, s.connections = st.Err, time.Time{}, st.Connections
 	if st.Wait > 0 {
 		s.retry = time.Now().Add(st.Wait)
 	}

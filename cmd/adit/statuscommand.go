@@ -128,6 +128,9 @@ func (f *statusFlags) printAgents(reports []agentReport) {
 		if r.State == screen.Connected && r.RoundTrip > 0 {
 			parts = append(parts, "round trip "+screen.RoundTrip(seconds(r.RoundTrip)))
 		}
+		if r.Wanted > 0 {
+			parts = append(parts, fmt.Sprintf("%d of %d sessions", r.Up, r.Wanted))
+		}
 		parts = append(parts, fmt.Sprintf("%s, %d open", screen.Count(r.Opened, "connection"), r.Streams), fmt.Sprintf("process %d", r.PID))
 		fmt.Fprintln(f.p.out, st.Clean(strings.Join(parts, "  ")))
 		if r.Reason != "" {

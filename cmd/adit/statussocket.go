@@ -47,6 +47,8 @@ type agentReport struct {
 	Streams    int            `json:"streams"`                      // open ones
 	Opened     uint64         `json:"streams_opened"`
 	Reconnects int            `json:"reconnects"`
+	Up         int            `json:"connections,omitempty"`        // that are up, of
+	Wanted     int            `json:"connections_wanted,omitempty"` // if agents have more than one
 	Tunnels    []tunnelReport `json:"tunnels"`
 }
 
@@ -74,6 +76,8 @@ func (b *board) report() agentReport {
 		r.Since = s.since
 	}
 	for _, s := range b.agents {
+		r.Up += s.connections
+		r.Wanted += s.wanted
 		for i, t := range s.tunnels {
 			known := b.tunnelLocked(s, i)
 			tr := tunnelReport{ID: string(t.ID), Kind: string(t.Kind), URLs: slices.Clone(known.URLs), Upstream: known.Upstream, Problem: known.Problem}
