@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/yamux"
 	"golang.org/x/sys/unix"
 
+	"adit/internal/pacing"
 	"adit/internal/wsconn"
 	native "adit/session"
 )
@@ -99,17 +100,6 @@ func tcpAgent(c net.Conn) (func() (net.Conn, error), error) {
 	}, nil
 }
 
-// setReno keeps the pacing timers of bbr, where that is the default, out of
-// the figures.
-func setReno(c net.Conn) {
-	rc, err := c.(*net.TCPConn).SyscallConn()
-	if err == nil {
-		rc.Control(func(fd uintptr) {
-			unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno")
-		})
-	}
-}
-
 // A pair is a server in this process and an agent in another.
 type pair struct {
 	open  func() (net.Conn, error)
@@ -126,7 +116,9 @@ const (
 // newPair starts an agent that treats streams as role says.
 func newPair(b *testing.B, k kind, role string) *pair {
 	b.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	// The pacing timers of BBR, where that is the default, are in no figure.
+	lc := net.ListenConfig{Control: pacing.Control}
+	ln, err := lc.Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -146,7 +138,6 @@ func newPair(b *testing.B, k kind, role string) *pair {
 	if err != nil {
 		b.Fatal(err)
 	}
-	setReno(c)
 	open, closeMux, err := k.server(c)
 	if err != nil {
 		b.Fatal(err)
@@ -184,11 +175,10 @@ func TestMain(m *testing.M) {
 }
 
 func runAgent(k kind, role, addr string) error {
-	c, err := net.Dial("tcp", addr)
+	c, err := (&net.Dialer{Control: pacing.Control}).Dial("tcp", addr)
 	if err != nil {
 		return err
 	}
-	setReno(c)
 	accept, err := k.agent(c)
 	if err != nil {
 		return err
