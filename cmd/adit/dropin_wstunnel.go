@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/net/http/httpproxy"
 
+	"adit/auth"
 	"adit/dialect/wstunnel"
 )
 
@@ -131,109 +132,54 @@ func (w *wstunnelRun) openLog(pkg string) error {
 	return nil
 }
 
+// levelFlags adds the flags of the original's continuation for the log.
+func (w *wstunnelRun) levelFlags(fl *flag.FlagSet) *string {
+	fl.Bool("log-pretty", false, "accepted and not used: the log has the form of wstunnel 1.0")
+	return fl.String("log-level", "debug", "what is logged: debug, info, warn or error")
+}
+
+func (w *wstunnelRun) setLevel(level string) error {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return fmt.Errorf("-log-level %q: debug, info, warn and error are allowed", level)
+	}
+	w.log = slog.New(leveled{w.log.Handler(), l})
+	return nil
+}
+
+// leveled leaves out what is below a level.
+type leveled struct {
+	slog.Handler
+	least slog.Level
+}
+
+func (h leveled) Enabled(_ context.Context, l slog.Level) bool { return l >= h.least }
+
+func (h leveled) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return leveled{h.Handler.WithAttrs(attrs), h.least}
+}
+
+func (h leveled) WithGroup(name string) slog.Handler {
+	return leveled{h.Handler.WithGroup(name), h.least}
+}
+
 // clampTimeout keeps a time-out in the range that the original allows.
 func clampTimeout(seconds int) time.Duration {
 	return time.Duration(min(max(seconds, 3), 600)) * time.Second
 }
 
-// serve is wstunnel srv.
-func (w *wstunnelRun) serve(ctx context.Context, args []string) int {
-	defer w.close()
-	fl := flag.NewFlagSet("server", flag.ContinueOnError)
-	port := fl.Int("port", 80, "port for http/ws server to listen on")
-	host := fl.String("host", "0.0.0.0", "host for http/ws server to listen on")
-	fl.StringVar(&w.pidFile, "pidfile", "", "path for pidfile")
-	fl.StringVar(&w.logFile, "logfile", "", "path for log file")
-	syslogTag := fl.String("syslog", "", "syslog facility to log to")
-	wsTimeout := fl.Int("wstimeout", 30, "timeout on websocket in seconds")
-	httpTimeout := fl.Int("httptimeout", 20*60, "timeout for http requests in seconds")
-	fl.String("robowhois", "", "accepted and not used: adit asks no service about the addresses of tunnels")
-	passwords := fl.String("passwords", "", "passwords that tunnels need, as token:password,token:password (seen by all users of this machine: better -passwords-file)")
-	passwordsFile := fl.String("passwords-file", "", "file with one token:password on each line")
-	maxBody := fl.Int64("max-body", 0, "largest body in bytes to and from clients that are not adit (default and most 104857600)")
-	maxRequests := fl.Int("max-requests-per-tunnel", 0, "requests of one token at a time, waiting ones included (default 16384)")
-	if code, ok := w.parse(fl, args); !ok {
-		return code
-	}
-	if err := w.writePid(); err != nil {
-		return w.fail("Can't create pidfile", "path", w.pidFile, "err", err)
-	}
-	switch {
-	case *syslogTag != "" && w.logFile != "":
-		return w.fail("Can't log to syslog and logfile simultaneously")
-	case *syslogTag != "":
-		out, done, err := localSyslog(*syslogTag)
-		if err != nil {
-			return w.fail("Can't connect to syslog", "err", err)
-		}
-		w.closes = append(w.closes, done)
-		w.logTo(out, syslogStyle, "WStunsrv")
-	default:
-		if err := w.openLog("WStunsrv"); err != nil {
-			return w.fail("Can't create log file", "path", w.logFile, "err", err)
-		}
-	}
-	known, err := readPasswords(*passwords, *passwordsFile)
-	if err != nil {
-		return w.fail(err.Error())
-	}
-	addr := *host + ":" + strconv.Itoa(*port)
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return w.fail("Cannot listen", "addr", addr, "err", err)
-	}
-	request := time.Duration(*httpTimeout) * time.Second
-	if request == 0 {
-		request = time.Nanosecond // the original takes 0 to the letter
-	}
-	w.log.Info("WStunnel starting", "version", wstunnelVersion)
-	w.log.Info("Setting remote request timeout", "timeout", request)
-	w.log.Info("Setting remote tunnel timeout", "timeout", clampTimeout(*wsTimeout))
-	w.log.Info("Listening", "addr", l.Addr())
-	s := wstunnel.NewServer(wstunnel.ServerOptions{
-		PingTimeout: clampTimeout(*wsTimeout), RequestTimeout: request, Passwords: known,
-		MaxBody: min(*maxBody, wstunnel.MaxMessage), MaxPending: *maxRequests, Log: w.log,
-	})
-	if err := s.Serve(ctx, l); err != nil {
-		return w.fail("Server failed", "err", err)
-	}
-	return exitDone
-}
-
-// readPasswords reads token:password pairs, from a list or the lines of a file.
-func readPasswords(list, file string) (map[string]string, error) {
-	var pairs []string
-	if list != "" {
-		pairs = strings.Split(list, ",")
-	}
-	if file != "" {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return nil, fmt.Errorf("-passwords-file: %w", err)
-		}
-		for line := range strings.Lines(string(text)) {
-			if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
-				pairs = append(pairs, line)
-			}
-		}
-	}
-	known := make(map[string]string, len(pairs))
-	for i, pair := range pairs {
-		token, password, ok := strings.Cut(pair, ":")
-		if !ok || token == "" || password == "" {
-			return nil, fmt.Errorf("password %d is not of the form token:password", i+1)
-		}
-		known[token] = password
-	}
-	return known, nil
-}
+// maxWstunnelSecret bounds a file with a token or a password, in bytes.
+const maxWstunnelSecret = 4 << 10
 
 // connect is wstunnel cli.
 func (w *wstunnelRun) connect(ctx context.Context, args []string) int {
 	defer w.close()
 	fl := flag.NewFlagSet("client", flag.ContinueOnError)
+	split := fl.Bool("split-token", false, "take -token as TOKEN:PASSWORD, as wstunnel 1.1 does")
+	passwordFile := fl.String("password-file", "", "file that holds the password of the token")
+	level := w.levelFlags(fl)
 	token := fl.String("token", "", "rendez-vous token identifying this server (seen by all users of this machine: better -token-file)")
-	tokenFile := fl.String("token-file", "", "file that holds the token, or token:password")
+	tokenFile := fl.String("token-file", "", "file that holds the token")
 	tunnel := fl.String("tunnel", "", "websocket server ws[s]://user:pass@hostname:port to connect to")
 	server := fl.String("server", "", "http server http[s]://hostname:port to send received requests to")
 	expr := fl.String("regexp", "", "regexp for local HTTP(S) server to allow sending received requests to")
@@ -262,6 +208,10 @@ func (w *wstunnelRun) connect(ctx context.Context, args []string) int {
 		Insecure: *insecure, Timeout: clampTimeout(*timeout), Messages: *messages,
 		PassRedirects: *redirects == "pass", MaxBody: min(*maxBody, wstunnel.MaxMessage), Log: w.log,
 	}
+	if err := w.setLevel(*level); err != nil {
+		return w.fail(err.Error())
+	}
+	opts.Log = w.log
 	if *statusFile != "" {
 		sf := &statusFileWriter{path: *statusFile}
 		if err := sf.create(); err != nil {
@@ -285,15 +235,31 @@ func (w *wstunnelRun) connect(ctx context.Context, args []string) int {
 	if err != nil {
 		return w.fail(err.Error())
 	}
-	if len(from) > 0 {
-		opts.DialContext = w.dialFrom(from, way)
+	if server, uerr := url.Parse("http" + strings.TrimPrefix(opts.Tunnel, "ws")); len(from) > 0 && uerr == nil {
+		var via *url.URL
+		if way != nil {
+			via, _ = way(server)
+		}
+		if via == nil { // a proxy is dialled from any port
+			opts.DialContext = w.dialFrom(from)
+		}
 	}
 	if *tokenFile != "" {
-		text, err := os.ReadFile(*tokenFile)
+		text, err := auth.ReadPrivate(*tokenFile, maxWstunnelSecret)
 		if err != nil {
 			return w.fail("Can't read -token-file", "err", err)
 		}
-		opts.Token, opts.Password, _ = strings.Cut(strings.TrimSpace(string(text)), ":")
+		opts.Token = strings.TrimSpace(string(text))
+	}
+	if *split {
+		opts.Token, opts.Password, _ = strings.Cut(opts.Token, ":")
+	}
+	if *passwordFile != "" {
+		text, err := auth.ReadPrivate(*passwordFile, maxWstunnelSecret)
+		if err != nil {
+			return w.fail("Can't read -password-file", "err", err)
+		}
+		opts.Password = strings.TrimSpace(string(text))
 	}
 	if *certFile != "" {
 		if opts.RootCAs, err = rootsWith(*certFile); err != nil {
@@ -451,12 +417,9 @@ func localPorts(list string) ([]int, error) {
 	return ports, nil
 }
 
-// dialFrom dials from the first of ports that is free, but not to a proxy.
-func (w *wstunnelRun) dialFrom(ports []int, way func(*url.URL) (*url.URL, error)) func(ctx context.Context, network, addr string) (net.Conn, error) {
+// dialFrom dials from the first of ports that is free.
+func (w *wstunnelRun) dialFrom(ports []int) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		if way != nil {
-			return new(net.Dialer).DialContext(ctx, network, addr)
-		}
 		var last error
 		for _, port := range ports {
 			d := net.Dialer{LocalAddr: &net.TCPAddr{Port: port}}

@@ -31,6 +31,10 @@ func TestWstunnelStart(t *testing.T) {
 	if err := os.WriteFile(pairs, []byte("# comment\n"+token+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	open := filepath.Join(dir, "open")
+	if err := os.WriteFile(open, []byte(token+":password\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		args string
 		code int
@@ -59,6 +63,13 @@ func TestWstunnelStart(t *testing.T) {
 		{"srv -pidfile " + dir + "/none/pid", 1, "Can't create pidfile"},
 		{"srv -host 192.0.2.1 -port 1", 1, "Cannot listen"},
 		{"srv -passwords-file " + pairs, 1, "password 1 is not of the form token:password"},
+		{"srv -passwords-file " + open, 1, "-passwords-file"},
+		{"srv -base-path /a//b", 1, "two slashes"},
+		{"srv -log-level loud", 1, "debug, info, warn and error are allowed"},
+		{"srv -viewer-key-file " + open, 1, "Can't read -viewer-key-file"},
+		{"cli -token-file " + open + " -server http://h -tunnel ws://h", 1, "Can't read -token-file"},
+		{"cli -password-file " + dir + "/none -token " + token, 1, "Can't read -password-file"},
+		{"cli -token " + token + " -server http://h -tunnel ws://h/?x", 1, "without a query"},
 	} {
 		code, out, errOut := runWstunnel(t, nil, strings.Fields(tt.args)...)
 		if code != tt.code || !strings.Contains(out+errOut, tt.out) {

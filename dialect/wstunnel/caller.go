@@ -128,7 +128,7 @@ func (c *caller) setDeadline(d, slack time.Duration) {
 func (c *caller) plain() bool {
 	r := &c.req
 	switch {
-	case r.Minor != 1, r.Framing == http1.Chunked, r.Length > smallBody, c.in[c.r+len(r.Method)+1] != '/':
+	case c.s.opts.Admit != nil || c.s.opts.BasePath != "", r.Minor != 1, r.Framing == http1.Chunked, r.Length > smallBody, c.in[c.r+len(r.Method)+1] != '/':
 		return false
 	case len(r.Target) > 1 && (r.Target[1] == '_' || r.Target[1] == '%') && !hasTokenPath(r.Target):
 		return false // it may be one of the server's own paths

@@ -29,7 +29,9 @@ import (
 // ClientOptions configures a Client. Tunnel, Token, and Server or Regexp are
 // required.
 type ClientOptions struct {
-	// Tunnel is the server: ws or wss, with a base path at most.
+	// Tunnel is the server: ws or wss, with a base path at most. A user in it
+	// is for whoever stands before the server: it goes out as Basic
+	// authentication, beside a password in X-Tunnel-Authorization.
 	Tunnel string
 
 	// Token names the tunnel. It is a secret of at least 16 bytes.
@@ -110,8 +112,8 @@ func NewClient(opts ClientOptions) (*Client, error) {
 		return nil, errors.New("token must not contain line ends")
 	}
 	u, err := url.Parse("http" + strings.TrimPrefix(opts.Tunnel, "ws"))
-	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return nil, errors.New("tunnel must be like wss://host:port/base, without user and query")
+	if err != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
+		return nil, errors.New("tunnel must be like wss://host:port/base, without a query")
 	}
 	u.Path = strings.TrimSuffix(u.Path, "/") + "/_tunnel"
 	if opts.Timeout <= 0 {
@@ -241,8 +243,14 @@ func (c *Client) clean(text []byte) string {
 func (c *Client) handshake(key string, offer bool) string {
 	var b strings.Builder
 	b.WriteString("GET " + c.url.RequestURI() + " HTTP/1.1\r\nHost: " + c.url.Host + "\r\nUser-Agent: " + defaultAgent + "\r\n")
+	field := "Authorization"
 	if c.opts.Password != "" {
-		b.WriteString("Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(c.opts.Token+":"+c.opts.Password)) + "\r\n")
+		writeBasic(&b, field, c.opts.Token, c.opts.Password)
+		field = "X-Tunnel-Authorization"
+	}
+	if u := c.url.User; u != nil {
+		password, _ := u.Password()
+		writeBasic(&b, field, u.Username(), password)
 	}
 	b.WriteString("Connection: Upgrade\r\nOrigin: " + c.opts.Token + "\r\nSec-WebSocket-Key: " + key +
 		"\r\nSec-WebSocket-Version: 13\r\nUpgrade: websocket\r\n")
@@ -251,6 +259,10 @@ func (c *Client) handshake(key string, offer bool) string {
 	}
 	b.WriteString("\r\n")
 	return b.String()
+}
+
+func writeBasic(b *strings.Builder, field, user, password string) {
+	b.WriteString(field + ": Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password)) + "\r\n")
 }
 
 // requestID names a request in logs.

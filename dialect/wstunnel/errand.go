@@ -157,13 +157,8 @@ func (e *errand) appendRequest(b []byte, to *plainLocal) []byte {
 		b = append(b, defaultAgent...)
 	}
 	b = append(b, "\r\n"...)
-	switch string(r.Method) {
-	case http.MethodPost, http.MethodPut, http.MethodPatch:
+	if r.Length > 0 || hasBody(r.Method) {
 		b = appendLength(b, r.Length)
-	default:
-		if r.Length > 0 {
-			b = appendLength(b, r.Length)
-		}
 	}
 	sortFields(r.Fields)
 	b = appendFields(b, r.Fields, staysLocal)
@@ -171,6 +166,15 @@ func (e *errand) appendRequest(b []byte, to *plainLocal) []byte {
 		b = append(b, "Accept-Encoding: gzip\r\n"...)
 	}
 	return append(b, "\r\n"...)
+}
+
+// hasBody reports whether a request of that method has a body as a rule.
+func hasBody(method []byte) bool {
+	switch string(method) {
+	case http.MethodPost, http.MethodPut, http.MethodPatch:
+		return true
+	}
+	return false
 }
 
 func appendLength(b []byte, n int64) []byte {
@@ -339,7 +343,7 @@ func (e *errand) takes(l *local) bool {
 }
 
 // appendAnswer appends the answer's head as Response.Write does, which puts a
-// length of 0 to the end.
+// length of 0 to the end unless the request was of a kind that has a body.
 func (e *errand) appendAnswer(b []byte, announced int64) []byte {
 	p := &e.resp
 	b = append(b, "HTTP/1.1 "...)
@@ -347,12 +351,13 @@ func (e *errand) appendAnswer(b []byte, announced int64) []byte {
 	b = append(b, ' ')
 	b = append(b, p.Reason...)
 	b = append(b, "\r\n"...)
-	if announced > 0 {
+	first := announced > 0 || hasBody(e.req.Method)
+	if first {
 		b = appendLength(b, announced)
 	}
 	sortFields(p.Fields)
 	b = appendFields(b, p.Fields, func(f *http1.Field) bool { return f.Kind != http1.ContentLength })
-	if announced == 0 {
+	if !first {
 		b = appendLength(b, 0)
 	}
 	return append(b, "\r\n"...)

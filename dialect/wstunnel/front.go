@@ -19,8 +19,9 @@ const (
 	// callerIdle is how long a connection may wait for its next request.
 	callerIdle = 2 * time.Minute
 
-	// maxCallerHead bounds the head of a request, in bytes.
-	maxCallerHead = 256 << 10
+	// maxCallerHead bounds the head of a request, in bytes, as the original
+	// does.
+	maxCallerHead = http.DefaultMaxHeaderBytes
 )
 
 // A front takes in the connections of callers and clients. It reads plain

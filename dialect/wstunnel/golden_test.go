@@ -78,24 +78,41 @@ func TestServerReplay(t *testing.T) {
 		t.Fatal("the token is not known after the 101")
 	}
 	for _, name := range cases(t) {
-		want := recorded(t, name+".2-request.payload")
+		request, want := recorded(t, name+".1-caller-request.http"), recorded(t, name+".2-request.payload")
+		response := undated(recorded(t, name+".5-caller-response.http"))
 		id, err := parseID([]byte(want[:idSize]))
 		if err != nil {
 			t.Fatal(err)
 		}
-		tun.mu.Lock()
-		tun.lastID = id - 1
-		tun.mu.Unlock()
-		answer := ask(t, addr, recorded(t, name+".1-caller-request.http"))
-		if got := p.message(); got != want {
-			t.Errorf("%s: message %q, want %q", name, got, want)
+		replay := func(name, request, want, response string) {
+			tun.mu.Lock()
+			tun.lastID = id - 1
+			tun.mu.Unlock()
+			answer := ask(t, addr, request)
+			if got := p.message(); got != want {
+				t.Errorf("%s: message %q, want %q", name, got, want)
+			}
+			p.send(recorded(t, name[:strings.LastIndex(name, "/")]+".4-response.payload"))
+			if got := undated(<-answer); got != response {
+				t.Errorf("%s: caller got %q, want %q", name, got, response)
+			}
 		}
-		p.send(recorded(t, name+".4-response.payload"))
-		if got, want := undated(<-answer), undated(recorded(t, name+".5-caller-response.http")); got != want {
-			t.Errorf("%s: caller got %q, want %q", name, got, want)
+		replay(name+"/as it was", request, want, response)
+		if strings.Contains(request, closes) && strings.Contains(response, closes) {
+			// The same on a connection that stays, but for what ends it: a
+			// request that the server answers by itself and then closes.
+			end := "GET /_tunnel HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+			last := "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nDate: D\r\n" +
+				"Content-Length: 46\r\nConnection: close\r\n\r\nOrigin header with rendez-vous token required\n"
+			replay(name+"/and another", without(request, closes)+end, without(want, closes), without(response, closes)+last)
 		}
 	}
 }
+
+// closes is the line with which one side says that it closes the connection.
+const closes = "Connection: close\r\n"
+
+func without(s, line string) string { return strings.Replace(s, line, "", 1) }
 
 // What the server answers itself.
 func TestServerAnswers(t *testing.T) {
@@ -243,15 +260,22 @@ func TestClientReplay(t *testing.T) {
 		case "26", "27":
 			requests = nil
 		}
-		p.send(strings.ReplaceAll(recorded(t, name+".2-request.payload"), "127.0.0.1:18081", own))
-		for i, want := range requests {
-			if got := <-saw; got != want {
-				t.Errorf("%s: the local server saw %q, want %q", name, got, want)
-			}
-			script <- answers[i]
+		message := strings.ReplaceAll(recorded(t, name+".2-request.payload"), "127.0.0.1:18081", own)
+		lines := []string{""} // as it was
+		if strings.Count(message, "\r\nConnection: ") == 1 && strings.Contains(message, closes) {
+			lines = append(lines, closes) // and on a connection that stays
 		}
-		if got := p.message(); undated(got) != undated(answer) {
-			t.Errorf("%s: answer %q, want %q", name, got, answer)
+		for _, line := range lines {
+			p.send(without(message, line))
+			for i, want := range requests {
+				if got, want := <-saw, without(want, line); got != want {
+					t.Errorf("%s: the local server saw %q, want %q", name, got, want)
+				}
+				script <- answers[i]
+			}
+			if got := p.message(); undated(got) != undated(answer) {
+				t.Errorf("%s: answer %q, want %q", name, got, answer)
+			}
 		}
 	}
 }

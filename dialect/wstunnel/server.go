@@ -17,6 +17,7 @@ import (
 	"adit/internal/wsconn"
 	"adit/internal/wsframe"
 	"adit/session"
+	"adit/tunnel"
 )
 
 // ServerOptions configures a Server. The zero value is ready to use.
@@ -55,6 +56,23 @@ type ServerOptions struct {
 
 	// Passwords are those of tokens that have one: a client has to give it.
 	Passwords map[string]string
+
+	// BasePath is the path below which callers and clients find all addresses,
+	// such as "/wstunnel"; empty is the root.
+	BasePath string
+
+	// MaxClients bounds the clients that are connected with one token at a
+	// time; 0 means any number.
+	MaxClients int
+
+	// Admit, if not nil, decides on each request of a caller that has named a
+	// tunnel, and may change its header. The error is a *StatusError if the
+	// caller is to be told something.
+	Admit func(r *http.Request, id tunnel.ID) error
+
+	// LookupAddr, if not nil, finds the names of clients' addresses for
+	// /_stats, as net.Resolver does.
+	LookupAddr func(ctx context.Context, addr string) ([]string, error)
 
 	// Log receives the events. If nil, they are lost.
 	Log *slog.Logger
@@ -95,6 +113,7 @@ type Server struct {
 	memory   *budget
 	acceptor *session.Acceptor
 	ends     chan struct{} // closed by Close
+	lookups  chan struct{} // holds one for each that is under way
 
 	mu      sync.Mutex // guards the fields below
 	tunnels map[[sha256.Size]byte]*Tunnel
@@ -105,7 +124,7 @@ type Server struct {
 // NewServer returns a Server. The caller closes it.
 func NewServer(opts ServerOptions) *Server {
 	opts.defaults()
-	s := &Server{opts: opts, memory: &budget{limit: opts.Memory}, ends: make(chan struct{}), tunnels: make(map[[sha256.Size]byte]*Tunnel)}
+	s := &Server{opts: opts, memory: &budget{limit: opts.Memory}, ends: make(chan struct{}), lookups: make(chan struct{}, maxLookups), tunnels: make(map[[sha256.Size]byte]*Tunnel)}
 	s.acceptor = session.NewAcceptor(&session.Options{
 		Ping:         opts.PingTimeout / 3,
 		Dead:         opts.PingTimeout,
@@ -164,10 +183,13 @@ func (s *Server) enter(token string) (*Tunnel, error) {
 	t := s.tunnels[key]
 	if t == nil {
 		if len(s.tunnels) >= s.opts.MaxTunnels {
-			return nil, &StatusError{http.StatusServiceUnavailable, fmt.Sprintf("Too many tunnels: %d are allowed", s.opts.MaxTunnels)}
+			return nil, &StatusError{Code: http.StatusServiceUnavailable, Text: fmt.Sprintf("Too many tunnels: %d are allowed", s.opts.MaxTunnels)}
 		}
 		t = newTunnel(token, &s.opts, s.memory)
 		s.tunnels[key] = t
+	}
+	if err := t.enterClient(); err != nil {
+		return nil, err
 	}
 	s.running.Add(1)
 	return t, nil
@@ -228,9 +250,8 @@ func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("Rendez-vous token (%s) is too short (must be 16 chars)", token), http.StatusBadRequest)
 		return
 	}
-	if text := s.checkPassword(token, r); text != "" {
-		w.Header().Set("WWW-Authenticate", `Basic realm="wstunnel"`)
-		http.Error(w, text, http.StatusUnauthorized)
+	if text := checkPassword(s.opts.Passwords, token, r); text != "" {
+		answerError(w, &StatusError{Code: http.StatusUnauthorized, Text: text, Challenge: `Basic realm="wstunnel"`})
 		return
 	}
 	if !hasToken(r.Header["Connection"], "upgrade") || !hasToken(r.Header["Upgrade"], "websocket") ||
@@ -246,7 +267,9 @@ func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.running.Done()
+	defer t.leaveClient()
 	native := r.Header.Get(headerSession) == sessionVersion
+	s.lookUp(t, r)
 	remote := r.RemoteAddr
 	if v := r.Header.Get("X-Forwarded-For"); v != "" {
 		remote = v

@@ -291,7 +291,6 @@ func TestClientOptions(t *testing.T) {
 	}
 	for name, change := range map[string]func(*ClientOptions){
 		"scheme":    func(o *ClientOptions) { o.Tunnel = "http://h" },
-		"user":      func(o *ClientOptions) { o.Tunnel = "ws://u:p@h" },
 		"query":     func(o *ClientOptions) { o.Tunnel = "ws://h?x" },
 		"token":     func(o *ClientOptions) { o.Token = "short" },
 		"line ends": func(o *ClientOptions) { o.Token += "\r\nX: y" },

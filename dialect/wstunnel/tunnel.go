@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"slices"
@@ -35,6 +36,8 @@ type Tunnel struct {
 	seen    time.Time
 	newest  *exchange
 	remote  string // of the newest link
+	name    string // of that, from DNS
+	clients int    // connections of clients, from their handshake on
 }
 
 var (
@@ -95,25 +98,26 @@ type event struct {
 
 // A StatusError is an answer that the server makes itself.
 type StatusError struct {
-	Code int
-	Text string
+	Code      int
+	Text      string
+	Challenge string // for WWW-Authenticate; empty if it is of no use
 }
 
 func (e *StatusError) Error() string { return e.Text }
 
 var (
-	errNotFound  = &StatusError{http.StatusNotFound, "Tunnel not found (or not seen in a long time)"}
-	errTooMany   = &StatusError{http.StatusGatewayTimeout, "Too many requests in-flight, tunnel broken?"}
-	errTimeout   = &StatusError{http.StatusGatewayTimeout, "Tunnel timeout"}
-	errLate      = &StatusError{http.StatusGatewayTimeout, "Timeout before forwarding the request"}
-	errForgotten = &StatusError{http.StatusGatewayTimeout, "Tunnel deleted due to inactivity, request cancelled"}
-	errLost      = &StatusError{http.StatusBadGateway, "Tunnel connection lost while the request was with the client; it may have been executed"}
-	errRetries   = &StatusError{http.StatusBadGateway, "Tunnel connection lost each time that the request was with the client"}
-	errTooLarge  = &StatusError{http.StatusRequestEntityTooLarge, "Request is larger than the tunnel can carry (see -max-body)"}
-	errNoRoom    = &StatusError{http.StatusServiceUnavailable, "Too many large bodies in the tunnel"}
-	errAnswer    = &StatusError{http.StatusBadGateway, "Answer is larger than the tunnel can carry (see -max-body)"}
-	errGarbage   = &StatusError{506, ""}
-	errStopped   = &StatusError{http.StatusServiceUnavailable, "Server is shutting down"}
+	errNotFound  = &StatusError{Code: http.StatusNotFound, Text: "Tunnel not found (or not seen in a long time)"}
+	errTooMany   = &StatusError{Code: http.StatusGatewayTimeout, Text: "Too many requests in-flight, tunnel broken?"}
+	errTimeout   = &StatusError{Code: http.StatusGatewayTimeout, Text: "Tunnel timeout"}
+	errLate      = &StatusError{Code: http.StatusGatewayTimeout, Text: "Timeout before forwarding the request"}
+	errForgotten = &StatusError{Code: http.StatusGatewayTimeout, Text: "Tunnel deleted due to inactivity, request cancelled"}
+	errLost      = &StatusError{Code: http.StatusBadGateway, Text: "Tunnel connection lost while the request was with the client; it may have been executed"}
+	errRetries   = &StatusError{Code: http.StatusBadGateway, Text: "Tunnel connection lost each time that the request was with the client"}
+	errTooLarge  = &StatusError{Code: http.StatusRequestEntityTooLarge, Text: "Request is larger than the tunnel can carry (see -max-body)"}
+	errNoRoom    = &StatusError{Code: http.StatusServiceUnavailable, Text: "Too many large bodies in the tunnel"}
+	errAnswer    = &StatusError{Code: http.StatusBadGateway, Text: "Answer is larger than the tunnel can carry (see -max-body)"}
+	errGarbage   = &StatusError{Code: 506, Text: ""}
+	errStopped   = &StatusError{Code: http.StatusServiceUnavailable, Text: "Server is shutting down"}
 )
 
 // idOf returns the name of a token's tunnel, which tells nothing of the token.
@@ -181,6 +185,23 @@ func (ex *exchange) tellLocked(ev event) {
 		return
 	}
 	ex.events <- ev
+}
+
+// enterClient counts a client, which leaveClient takes back.
+func (t *Tunnel) enterClient() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if limit := t.opts.MaxClients; limit > 0 && t.clients >= limit {
+		return &StatusError{Code: http.StatusTooManyRequests, Text: fmt.Sprintf("Maximum number of clients (%d) reached for this token", limit)}
+	}
+	t.clients++
+	return nil
+}
+
+func (t *Tunnel) leaveClient() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.clients--
 }
 
 // addLink lets l carry requests, those that wait first.

@@ -1,11 +1,7 @@
 package wstunnel
 
 import (
-	"crypto/sha256"
-	"crypto/subtle"
-	"encoding/base64"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -23,6 +19,21 @@ const bodyIdle = time.Minute
 
 // ServeHTTP serves one caller or client.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if base := s.opts.BasePath; base != "" && r.Method != http.MethodConnect {
+		below := http.StripPrefix(base, http.HandlerFunc(s.serve))
+		r = r.Clone(r.Context())
+		if rest, ok := strings.CutPrefix(r.RequestURI, base); ok && strings.HasPrefix(rest, "/") {
+			r.RequestURI = rest
+			below.ServeHTTP(w, r)
+			return
+		}
+		http.NotFound(w, r)
+		return
+	}
+	s.serve(w, r)
+}
+
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	switch path := r.URL.Path; {
 	case r.Method == http.MethodConnect:
 		http.Error(w, "404 page not found", http.StatusNotFound)
@@ -50,12 +61,19 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answerError(w, errNotFound)
 		return
 	}
+	if s.opts.Admit != nil {
+		if err := s.opts.Admit(r, t.id); err != nil {
+			w.Header().Set("Connection", "close") // whatever body there is
+			answerError(w, err)
+			return
+		}
+	}
 	s.relay(w, r, t, target)
 }
 
 var (
-	errNoToken    = &StatusError{http.StatusBadRequest, "Missing X-Token header"}
-	errNoURIToken = &StatusError{http.StatusBadRequest, "Missing token in URI"}
+	errNoToken    = &StatusError{Code: http.StatusBadRequest, Text: "Missing X-Token header"}
+	errNoURIToken = &StatusError{Code: http.StatusBadRequest, Text: "Missing token in URI"}
 )
 
 // rawTarget returns the target of r in origin-form, if it has none of the
@@ -103,12 +121,15 @@ func asStatusError(err error) *StatusError {
 	if se, ok := errors.AsType[*StatusError](err); ok {
 		return se
 	}
-	return &StatusError{http.StatusBadGateway, "Tunnel failed"}
+	return &StatusError{Code: http.StatusBadGateway, Text: "Tunnel failed"}
 }
 
 // answerError tells a caller what the server itself has to say.
 func answerError(w http.ResponseWriter, err error) {
 	se := asStatusError(err)
+	if se.Challenge != "" {
+		w.Header().Set("WWW-Authenticate", se.Challenge)
+	}
 	if se.Text == "" {
 		w.WriteHeader(se.Code)
 		return
@@ -303,88 +324,4 @@ func (b *callerBody) Read(p []byte) (int, error) {
 func (b *callerBody) unblock() {
 	b.ended.Store(true)
 	b.rc.SetReadDeadline(time.Unix(1, 0))
-}
-
-// checkPassword judges the password of a token that has one. It returns the
-// text that refuses the client, or nothing.
-func (s *Server) checkPassword(token string, r *http.Request) string {
-	want, has := s.opts.Passwords[token]
-	if !has {
-		return ""
-	}
-	value := r.Header.Get("Authorization")
-	if value == "" {
-		return "Authorization required for this token"
-	}
-	scheme, encoded, _ := strings.Cut(value, " ")
-	if !strings.EqualFold(scheme, "Basic") {
-		return "Invalid authorization type (must be Basic)"
-	}
-	raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(encoded))
-	if err != nil {
-		return "Invalid authorization encoding"
-	}
-	user, password, ok := strings.Cut(string(raw), ":")
-	if !ok {
-		return "Invalid authorization format"
-	}
-	given, expected := sha256.Sum256([]byte(user+"\x00"+password)), sha256.Sum256([]byte(token+"\x00"+want))
-	if subtle.ConstantTimeCompare(given[:], expected[:]) != 1 {
-		return "Invalid token or password"
-	}
-	return ""
-}
-
-// serveStats is /_stats. Who is not on this machine, or was forwarded, sees the
-// number of tunnels alone: the header fields that say where a caller comes from
-// are the caller's own word.
-func (s *Server) serveStats(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	tunnels := make([]*Tunnel, 0, len(s.tunnels))
-	for _, t := range s.tunnels {
-		tunnels = append(tunnels, t)
-	}
-	s.mu.Unlock()
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	fmt.Fprintf(w, "tunnels=%d\n", len(tunnels))
-	_, xff := r.Header["X-Forwarded-For"]
-	_, forwarded := r.Header["Forwarded"]
-	_, real := r.Header["X-Real-Ip"]
-	if !remoteOf(r.RemoteAddr).IsLoopback() || xff || forwarded || real {
-		io.WriteString(w, "More stats available when called from localhost...\n")
-		return
-	}
-	io.WriteString(w, "\n")
-	pending, dead := 0, 0
-	for i, t := range tunnels {
-		t.mu.Lock()
-		p, label, remote, idle := t.pending, t.label, t.remote, t.silenceLocked()
-		caller := ""
-		if t.newest != nil {
-			caller = t.newest.caller
-		}
-		t.mu.Unlock()
-		pending += p
-		if idle > time.Minute {
-			dead++
-		}
-		fmt.Fprintf(w, "tunnel%02d_token=%s\ntunnel%02d_req_pending=%d\ntunnel%02d_tun_addr=%s\ntunnel%02d_idle_secs=%.1f\n",
-			i, label, i, p, i, remote, i, idle.Seconds())
-		if caller != "" {
-			fmt.Fprintf(w, "tunnel%02d_cli_addr=%s\n", i, caller)
-		}
-		io.WriteString(w, "\n")
-	}
-	fmt.Fprintf(w, "req_pending=%d\ndead_tunnels=%d\n", pending, dead)
-}
-
-// silenceLocked returns how long nothing was heard of a client. A session sees
-// to that by itself, and loses its connection when it is too long.
-func (t *Tunnel) silenceLocked() time.Duration {
-	for _, l := range t.links {
-		if nl, ok := l.(*nativeLink); ok && nl.s.Attached() {
-			return 0
-		}
-	}
-	return time.Since(t.seen)
 }
