@@ -22,14 +22,22 @@ const wstunnelToken = "rendez-vous-token-of-e2e"
 // startWstunnel starts a server, and returns what starts clients of it.
 func startWstunnel(t *testing.T) (addr string, client func(args ...string) *process) {
 	t.Helper()
+	_, addr, client = startWstunnelServer(t)
+	return addr, client
+}
+
+// startWstunnelServer is startWstunnel for those who want to look at the server.
+func startWstunnelServer(t *testing.T) (srv *process, addr string, client func(args ...string) *process) {
+	t.Helper()
 	addr = "127.0.0.1:" + freePort(t)
 	_, port, _ := net.SplitHostPort(addr)
-	waitAccepts(t, start(t, "wstunnel srv", aditCommand([]string{binary, "wstunnel", "srv", "-host", "127.0.0.1", "-port", port})), addr)
+	srv = start(t, "wstunnel srv", aditCommand([]string{binary, "wstunnel", "srv", "-host", "127.0.0.1", "-port", port}))
+	waitAccepts(t, srv, addr)
 	tokenFile := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(tokenFile, []byte(wstunnelToken+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return addr, func(args ...string) *process {
+	return srv, addr, func(args ...string) *process {
 		return start(t, "wstunnel cli", aditCommand(append([]string{binary, "wstunnel", "cli", "-token-file", tokenFile}, args...)))
 	}
 }

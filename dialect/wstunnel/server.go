@@ -266,10 +266,7 @@ func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request) {
 		answerError(w, err)
 		return
 	}
-	defer s.running.Done()
-	defer t.leaveClient()
 	native := r.Header.Get(headerSession) == sessionVersion
-	s.lookUp(t, r)
 	remote := r.RemoteAddr
 	if v := r.Header.Get("X-Forwarded-For"); v != "" {
 		remote = v
@@ -277,14 +274,25 @@ func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request) {
 	conn, br, err := upgrade(w, key, native)
 	if err != nil {
 		s.opts.Log.Error("WS upgrade error", "tunnel", t.id, "err", err)
+		t.leaveClient()
+		s.running.Done()
 		return
 	}
-	conn = bare(conn)
+	s.lookUp(t, r)
+	// What net/http holds for the connection is not needed any more.
+	go s.serveClient(t, bare(conn), br, native, remote)
+}
+
+// serveClient serves a client's connection to its end.
+func (s *Server) serveClient(t *Tunnel, conn net.Conn, br *bufio.Reader, native bool, remote string) {
+	defer s.running.Done()
+	defer t.leaveClient()
 	carrier.Tune(conn)
 	log := s.opts.Log.With("tunnel", t.id, "addr", remote)
 	log.Info("WS new tunnel connection", "native", native)
+	var err error
 	if native {
-		err = s.serveNative(r.Context(), t, conn, br, remote)
+		err = s.serveNative(t, conn, br, remote)
 	} else {
 		l := newMessageLink(t, conn, br)
 		if t.addLink(l, remote) {
@@ -322,10 +330,10 @@ func upgrade(w http.ResponseWriter, key string, native bool) (net.Conn, *bufio.R
 
 // serveNative takes a client that is adit. The session may be one that was
 // there already, and then has got a new carrier.
-func (s *Server) serveNative(ctx context.Context, t *Tunnel, conn net.Conn, br *bufio.Reader, remote string) error {
+func (s *Server) serveNative(t *Tunnel, conn net.Conn, br *bufio.Reader, remote string) error {
 	ws := wsconn.New(conn, wsconn.Server, wsconn.Options{Buffered: early(br)})
 	l := &nativeLink{t: t}
-	sess, resumed, err := s.acceptor.Accept(context.WithoutCancel(ctx), ws, l, func(old *session.Session) bool {
+	sess, resumed, err := s.acceptor.Accept(context.Background(), ws, l, func(old *session.Session) bool {
 		return old.Value().(*nativeLink).t == t
 	})
 	if err != nil {
@@ -333,7 +341,7 @@ func (s *Server) serveNative(ctx context.Context, t *Tunnel, conn net.Conn, br *
 	}
 	if resumed {
 		t.changed()
-		return nil // the handler of the first connection waits for the session
+		return nil // the goroutine of the first connection waits for the session
 	}
 	l.s = sess
 	sess.OnChange(t.changed)

@@ -235,15 +235,3 @@ func TestAddress(t *testing.T) {
 		t.Errorf("unknown label: got %q", got)
 	}
 }
-
-func TestPasswords(t *testing.T) {
-	t.Parallel()
-	_, addr := startServer(t, ServerOptions{Passwords: map[string]string{testToken: "p:w"}})
-	_, head := dialPeer(t, addr, originalHandshake(testToken))
-	if !strings.HasPrefix(head, "HTTP/1.1 401 ") || !strings.Contains(head, "Www-Authenticate: Basic realm=\"wstunnel\"") {
-		t.Errorf("without password: got %q", head)
-	}
-	local := startLocal(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") })
-	startClient(t, ClientOptions{Tunnel: "ws://" + addr, Token: testToken, Password: "p:w", Server: local.URL})
-	waitFor(t, "the client", func() bool { code, _ := get(t, addr, "/"); return code == 200 })
-}

@@ -282,7 +282,7 @@ func (w *wsWriter) run() (left []*outgoing, err error) {
 			m.drop()
 		}
 	}()
-	buf := make([]byte, 0, 4<<10)
+	var buf []byte
 	for {
 		var batch []*outgoing
 		w.mu.Lock()
@@ -327,7 +327,7 @@ func (w *wsWriter) run() (left []*outgoing, err error) {
 			return left, err
 		}
 		if cap(buf) > 2*frameSize {
-			buf = make([]byte, 0, 4<<10)
+			buf = nil
 		}
 	}
 }
