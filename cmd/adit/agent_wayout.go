@@ -16,6 +16,7 @@ import (
 
 	"adit/agent"
 	"adit/config"
+	"adit/internal/kerberos"
 	"adit/internal/wayout"
 	"adit/tunnel"
 )
@@ -46,7 +47,10 @@ func (f *wayOutFlags) add(fl *pflag.FlagSet) {
 func (f *wayOutFlags) apply(p *program, o *agent.Options) error {
 	var problems []error
 	wrong := func(err error) { problems = append(problems, err) }
-	out := &wayout.Dialer{TLS: o.TLS} // without the certificate that the server sees
+	out := &wayout.Dialer{
+		TLS:       o.TLS, // without the certificate that the server sees
+		Negotiate: kerberos.New(p.getenv).Token,
+	}
 	var err error
 	out.Proxy, err = f.proxies(p)
 	wrong(err)
