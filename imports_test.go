@@ -64,7 +64,7 @@ var allowedInTests = []string{"tunnel", "tunnel/tunneltest", "internal/..."}
 // allowedInTestsOf is what test files of one package may import besides that.
 var allowedInTestsOf = map[string][]string{
 	"server":  {"agent"}, // a server alone does little
-	"metrics": {"auth", "dialect", "dialect/native"},
+	"metrics": {"auth", "dialect", "dialect/native", "route"},
 	"agent":   {"server", "auth", "ingress"},
 	"adit":    {"adittest", "server"},
 }

@@ -61,8 +61,8 @@ const (
 	operator      // with Options.Token
 )
 
-// A route is a path of the API.
-type route struct {
+// An apiPath is a path of the API.
+type apiPath struct {
 	pattern string // as http.ServeMux takes it
 	role    role
 	handle  http.HandlerFunc
@@ -100,8 +100,8 @@ func New(opts Options) (*Handler, error) {
 }
 
 // routes are all paths that there are.
-func (h *Handler) routes() []route {
-	all := []route{
+func (h *Handler) routes() []apiPath {
+	all := []apiPath{
 		{"GET /healthz", anybody, h.healthy},
 		{"GET /readyz", anybody, h.ready},
 		{"GET /api/v1/openapi.yaml", reader, h.openAPI},
@@ -113,19 +113,21 @@ func (h *Handler) routes() []route {
 		if h.opts.OpenMetrics {
 			who = anybody
 		}
-		all = append(all, route{"GET /metrics", who, h.opts.Metrics.ServeHTTP})
+		all = append(all, apiPath{"GET /metrics", who, h.opts.Metrics.ServeHTTP})
 	}
 	if h.opts.Agent != nil {
-		all = append(all, route{"GET /api/v1/agent", reader, h.agent})
+		all = append(all, apiPath{"GET /api/v1/agent", reader, h.agent})
 	}
 	if h.opts.Server != nil {
-		all = append(all, []route{
+		all = append(all, []apiPath{
 			{"GET /api/v1/status", reader, h.status},
 			{"GET /api/v1/sessions", reader, h.sessions},
 			{"GET /api/v1/sessions/{id}", reader, h.session},
 			{"DELETE /api/v1/sessions/{id}", operator, h.closeSession},
 			{"GET /api/v1/tunnels", reader, h.tunnels},
 			{"GET /api/v1/routes", reader, h.routeList},
+			{"GET /api/v1/route-set", reader, h.routeSet},
+			{"PUT /api/v1/route-set", operator, h.setRoutes},
 			{"GET /api/v1/blocks", reader, h.blocks},
 			{"POST /api/v1/blocks", operator, h.block},
 			{"DELETE /api/v1/blocks/{name}", operator, h.unblock},
@@ -164,14 +166,18 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.absent(w, r)
 		return
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	limit := int64(maxBody)
+	if pattern == "PUT /api/v1/route-set" {
+		limit = maxRoutes
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, limit)
 	h.mux.ServeHTTP(w, r)
 }
 
 // absent answers a request for a path or method that is not there.
 func (h *Handler) absent(w http.ResponseWriter, r *http.Request) {
 	var allow []string
-	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
 		other := r.Clone(r.Context())
 		other.Method = method
 		if _, pattern := h.mux.Handler(other); strings.HasPrefix(pattern, method+" ") {

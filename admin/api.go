@@ -58,12 +58,15 @@ func (h *Handler) fail(w http.ResponseWriter, err error) {
 	var (
 		ae *apiError
 		ne *NameError
+		re *RouteSetError
 	)
 	switch {
 	case errors.As(err, &ae):
 		writeError(w, ae)
 	case errors.As(err, &ne):
 		writeError(w, badRequest("%s", ne.Reason))
+	case errors.As(err, &re):
+		writeError(w, re.problem())
 	case errors.Is(err, ErrNotFound):
 		writeError(w, errAbsent)
 	default:
@@ -238,7 +241,7 @@ func readJSON(r *http.Request, v any) error {
 	var tooMuch *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooMuch):
-		return &apiError{http.StatusRequestEntityTooLarge, "too-large", fmt.Sprintf("the body has more than %d bytes", maxBody)}
+		return &apiError{http.StatusRequestEntityTooLarge, "too-large", fmt.Sprintf("the body has more than %d bytes", tooMuch.Limit)}
 	case err != nil:
 		return badRequest("the body is no such JSON: %v", err)
 	}

@@ -2,6 +2,7 @@ package admin_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 
 	"adit/admin"
 	"adit/auth"
+	"adit/route"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -79,6 +81,24 @@ func (s *fakeServer) Unblock(name string) error {
 	}
 	s.order("unblock " + name)
 	return nil
+}
+
+func (s *fakeServer) RouteSet() admin.RouteSet {
+	return admin.RouteSet{Routes: []route.Rule{}, Revision: "one", Source: admin.RoutesOfAPI}
+}
+
+func (s *fakeServer) SetRoutes(rules []route.Rule, of string, dryRun bool) ([]route.Change, error) {
+	if of != "" && of != "one" {
+		return nil, &admin.RouteSetError{Code: admin.RoutesChanged, Reason: "they have changed"}
+	}
+	checked, err := route.CheckRules(rules, "example.com")
+	if err != nil {
+		return nil, &admin.RouteSetError{Code: admin.RoutesInvalid, Reason: err.Error()}
+	}
+	if !dryRun {
+		s.order(fmt.Sprintf("%d routes", len(rules)))
+	}
+	return route.Diff(nil, checked), nil
 }
 
 func (s *fakeServer) Reload() error {

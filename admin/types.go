@@ -1,6 +1,10 @@
 package admin
 
-import "time"
+import (
+	"time"
+
+	"adit/route"
+)
 
 // A Server is what the API tells about and gives orders to. Its methods are
 // safe for concurrent use. Lists are in the order of what tells their elements
@@ -24,6 +28,13 @@ type Server interface {
 	Blocks() []Block
 	Block(Block) error
 	Unblock(name string) error
+
+	// RouteSet returns the operator's rules. SetRoutes puts others in their
+	// place, all or none, or only says what would change; of is the revision
+	// that they have to have now, if it is not empty. The error is a
+	// *RouteSetError, or that they could not be written down.
+	RouteSet() RouteSet
+	SetRoutes(rules []route.Rule, of string, dryRun bool) ([]route.Change, error)
 
 	// Reload reads again what can be read again, all of it or nothing.
 	Reload() error
@@ -107,14 +118,22 @@ type Route struct {
 	Subject string   `json:"subject,omitempty"`
 	Waiting int      `json:"waiting"`
 	Blocked bool     `json:"blocked,omitempty"`
+	Kind    string   `json:"kind,omitempty"`   // of one that a rule of the operator made
+	Sticky  string   `json:"sticky,omitempty"` // the same
 	Targets []Target `json:"targets"`
 }
 
-// A Target is a session that a route leads to.
+// A Target is a session that a route leads to. Those of an operator's rule say
+// which member of it they are, and a member that nobody has bound has no session.
 type Target struct {
-	Session string `json:"session"`
-	Service string `json:"service,omitempty"`
-	State   State  `json:"state"`
+	Session  string `json:"session"`
+	Service  string `json:"service,omitempty"`
+	State    State  `json:"state"`
+	ID       string `json:"id,omitempty"`
+	Priority int    `json:"priority,omitempty"`
+	Weight   int    `json:"weight,omitempty"`
+	Health   string `json:"health,omitempty"` // healthy, unknown, unhealthy, silent or away
+	Error    string `json:"error,omitempty"`  // of the last check
 }
 
 // A Block is a name that nobody can bind or visit.

@@ -250,6 +250,14 @@ func (s *Setting) Text() (string, error) {
 	return s.value.Value, nil
 }
 
+// Section returns the setting's value as a section.
+func (s *Setting) Section() (*Section, error) {
+	if s.value.Kind != yaml.MappingNode {
+		return nil, s.wrong(s.value, "want settings such as \"name: value\", but this is %s", kindOf(s.value))
+	}
+	return newSection(s.file, s.value), nil
+}
+
 // Sections returns the setting's value as a list of sections.
 func (s *Setting) Sections() ([]*Section, error) {
 	if s.value.Kind != yaml.SequenceNode {

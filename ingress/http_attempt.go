@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -10,6 +11,9 @@ import (
 	"adit/internal/http1"
 	"adit/tunnel"
 )
+
+// errGivenUp is why a response is not taken: a reset follows it.
+var errGivenUp = errors.New("the agent is away or silent")
 
 // lateAnswer is how long an upstream that takes no more of a request may need
 // to say why.
@@ -41,14 +45,16 @@ func (v *visitor) open(to Target) (*stream, error) {
 	v.h.counters.streams.opened.Add(1)
 	// With all of the request at hand, a refusal can come late. Otherwise the
 	// body stays with the visitor until there is an upstream.
-	if eo, ok := t.(tunnel.EarlyOpener); ok && ex.bodyLeft == 0 {
+	// And so it does if there are others to go to and the request may not be
+	// sent twice.
+	if eo, ok := t.(tunnel.EarlyOpener); ok && ex.bodyLeft == 0 && (to.Alive == nil || idempotent(ex.req.Method)) {
 		conn, err := eo.OpenEarly(info)
 		if err != nil {
 			return nil, fmt.Errorf("open stream: %w", err)
 		}
 		return &stream{conn: conn, pool: pool, owner: owner}, nil
 	}
-	ctx, cancel := context.WithTimeout(v.ctx, v.h.opts.OpenTimeout)
+	ctx, cancel := to.whileAlive(v.ctx, v.h.opts.OpenTimeout)
 	defer cancel()
 	conn, err := t.OpenStream(ctx, info)
 	if err != nil {
@@ -58,12 +64,17 @@ func (v *visitor) open(to Target) (*stream, error) {
 }
 
 // attempt sends the request on s and relays the response. An error means that
-// nothing of a response came and nothing was sent to the visitor.
-func (v *visitor) attempt(s *stream) (end, error) {
+// nothing of a response came and nothing was sent to the visitor: perhaps
+// because the target was given up, if the request may be sent again.
+func (v *visitor) attempt(s *stream, to Target) (end, error) {
 	ex := v.ex
 	if !v.use(s) {
 		s.reset(tunnel.ResetCancelled, "the visitor left")
 		return 0, errVisitorLeft
+	}
+	wait := func() bool { return true }
+	if to.Alive != nil && idempotent(ex.req.Method) {
+		wait = context.AfterFunc(to.Alive, func() { s.reset(tunnel.ResetCancelled, "another agent is asked instead") })
 	}
 	_, werr := s.conn.Write(ex.out)
 	switch {
@@ -76,6 +87,9 @@ func (v *visitor) attempt(s *stream) (end, error) {
 		v.startUpload(s)
 	}
 	head, have, err := v.readResponse(s)
+	if !wait() && err == nil {
+		err = &upstreamError{"read", errGivenUp} // the stream is reset, or about to be
+	}
 	if err != nil {
 		if werr != nil {
 			err = &upstreamError{"write", werr}

@@ -62,6 +62,7 @@ type exchange struct {
 	target   []byte        // for the upstream
 	prefix   string        // path mode's "/<id>", or ""
 	tunnel   tunnel.Tunnel
+	tried    []tunnel.Tunnel // that would fail again
 	service  string
 	id       tunnel.ID
 	passed   *policy.Guard // that has let the request in last, but for h.guard
@@ -114,6 +115,8 @@ func (ex *exchange) reset() {
 // clear forgets the request.
 func (ex *exchange) clear() {
 	ex.tunnel, ex.upload = nil, nil
+	clear(ex.tried)
+	ex.tried = ex.tried[:0]
 	ex.passed, ex.general, ex.pass = nil, policy.Pass{}, policy.Pass{}
 	ex.body = body{}
 	ex.key, ex.prefix, ex.service, ex.id, ex.code, ex.pathHeader = "", "", "", "", "", ""

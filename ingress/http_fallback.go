@@ -19,6 +19,7 @@ import (
 
 	"adit/internal/http1"
 	"adit/policy"
+	"adit/tunnel"
 )
 
 // A fallback relays requests with package net/http, where the relay of our own
@@ -49,6 +50,7 @@ type routed struct {
 	at      time.Duration
 	waited  time.Duration // for an agent
 	tries   int
+	tried   []tunnel.Tunnel // that would fail again
 	span    Span
 	body    *countingBody
 	out     *recorder
@@ -141,12 +143,17 @@ func targetOf(r *http.Request) string {
 	return r.RequestURI
 }
 
+// find asks the router for the visitor.
+func (f *fallback) find(r *http.Request, to *routed, key string) (Target, error) {
+	return find(r.Context(), f.h.opts.Router, key, Ask{f.visitorOf(to.in).Addr(), to.tried})
+}
+
 // route finds the request's tunnel, again if it had one.
 func (f *fallback) route(r *http.Request, to *routed) (err error) {
 	began := f.h.now()
 	defer func() { to.waited += f.h.now() - began }()
 	if to.key != "" {
-		to.Target, err = f.h.opts.Router.Route(r.Context(), to.key)
+		to.Target, err = f.find(r, to, to.key)
 		return err
 	}
 	if f.h.misdirected(r.TLS, []byte(r.Host)) {
@@ -160,7 +167,7 @@ func (f *fallback) route(r *http.Request, to *routed) (err error) {
 	err = ErrNoRoute
 	if name.key != "" {
 		to.key = name.key
-		to.Target, err = f.h.opts.Router.Route(r.Context(), name.key)
+		to.Target, err = f.find(r, to, name.key)
 	}
 	if err != nil && name.paths && errors.Is(err, ErrNoRoute) {
 		target := r.URL.EscapedPath()
@@ -168,7 +175,7 @@ func (f *fallback) route(r *http.Request, to *routed) (err error) {
 			to.prefix = "/" + string(id)
 			to.shown += to.prefix
 			to.key = to.prefix
-			to.Target, err = f.h.opts.Router.Route(r.Context(), to.prefix)
+			to.Target, err = f.find(r, to, to.prefix)
 			if err == nil && target == to.prefix {
 				return errNoSlash
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -76,7 +77,7 @@ func hasPrefix(b []byte, prefix string) bool {
 func (v *visitor) route() (to Target, err error) {
 	ex := v.ex
 	if ex.key != "" { // again, after a try that failed
-		return v.h.opts.Router.Route(v.ctx, ex.key)
+		return v.find(ex.key)
 	}
 	if v.h.opts.Rules != nil {
 		return v.routeByRules()
@@ -86,7 +87,7 @@ func (v *visitor) route() (to Target, err error) {
 		return Target{}, errMisdirected
 	}
 	if name.key != "" {
-		to, err = v.h.opts.Router.Route(v.ctx, name.key)
+		to, err = v.find(name.key)
 		if err == nil || !name.paths || !errors.Is(err, ErrNoRoute) {
 			ex.key, ex.target = name.key, ex.req.Target
 			return to, err
@@ -102,13 +103,18 @@ func (v *visitor) route() (to Target, err error) {
 	if string(ex.req.Target[:1+len(id)]) != v.pathKey {
 		v.pathKey = string(ex.req.Target[:1+len(id)])
 	}
-	to, err = v.h.opts.Router.Route(v.ctx, v.pathKey)
+	to, err = v.find(v.pathKey)
 	ex.key, ex.prefix = v.pathKey, v.pathKey
 	ex.target = ex.req.Target[len(v.pathKey):]
 	if err == nil && (len(ex.target) == 0 || ex.target[0] == '?') {
 		return to, errNoSlash
 	}
 	return to, err
+}
+
+// find asks the router for the visitor.
+func (v *visitor) find(key string) (Target, error) {
+	return find(v.ctx, v.h.opts.Router, key, Ask{v.visitorAddr(), v.ex.tried})
 }
 
 // routeTimed is route. It takes note of how long that took, if anybody will
@@ -127,9 +133,8 @@ func (v *visitor) routeTimed() (Target, error) {
 func (v *visitor) relay() end {
 	ex := v.ex
 	var (
-		cause   error         // why the last try failed
-		refused tunnel.Tunnel // that one would again
-		built   bool
+		cause error // why the last try failed
+		built bool
 	)
 	v.follow()
 	v.startWatch()
@@ -159,7 +164,7 @@ func (v *visitor) relay() end {
 			return v.fail(err)
 		case to.TLS:
 			return v.fail(errMisdirected)
-		case refused != nil && t == refused:
+		case slices.Contains(ex.tried, t): // it would fail again
 			return v.fail(cause)
 		}
 		if _, ok := t.(http.RoundTripper); ok || to.HTTP2 {
@@ -201,7 +206,7 @@ func (v *visitor) relay() end {
 		delivered := err == nil
 		if err == nil {
 			var last end
-			if last, err = v.attempt(s); err == nil {
+			if last, err = v.attempt(s, to); err == nil {
 				return last
 			}
 		}
@@ -212,14 +217,16 @@ func (v *visitor) relay() end {
 		switch {
 		case errors.As(err, &no):
 			v.h.counters.streams.refusal(err)
-			refused = t // nothing reached the upstream
+			ex.tried = append(ex.tried, t) // nothing reached the upstream
+		case to.givenUp() && (!delivered || idempotent(ex.req.Method)):
+			ex.tried = append(ex.tried, t)
 		case !delivered && errors.Is(err, tunnel.ErrClosed):
 		case delivered && idempotent(ex.req.Method) && probClosed == explain(err) && (v.h.opts.Rules == nil || s.reused),
 			delivered && idempotent(ex.req.Method) && errors.Is(err, tunnel.ErrClosed):
 		default:
 			return v.fail(err)
 		}
-		if ex.upload != nil || try == maxTries || v.h.now()-first > retryWithin {
+		if ex.upload != nil || try >= to.tries(maxTries) || v.h.now()-first > retryWithin {
 			return v.fail(err)
 		}
 	}

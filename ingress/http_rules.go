@@ -172,7 +172,7 @@ func (v *visitor) routeByRules() (to Target, err error) {
 	if err != nil {
 		return Target{}, err
 	}
-	to, err = v.h.opts.Router.Route(v.ctx, key)
+	to, err = v.find(key)
 	ex.key, ex.target = key, escapeTarget(target)
 	if err == nil {
 		err = checkOrigin(to.Tunnel, key)
@@ -320,7 +320,7 @@ func (f *fallback) routeByRules(r *http.Request, to *routed) error {
 		return err
 	}
 	to.key, to.target = key, string(escapeTarget(target))
-	to.Target, err = f.h.opts.Router.Route(r.Context(), key)
+	to.Target, err = f.find(r, to, key)
 	switch {
 	case err != nil:
 		return err

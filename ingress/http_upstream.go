@@ -41,21 +41,25 @@ func (f *fallback) RoundTrip(r *http.Request) (*http.Response, error) {
 		if try > 1 {
 			f.h.counters.retries.Add(1)
 		}
-		t := to.Tunnel
+		target := to.Target
 		held := &heldBody{ReadCloser: body}
 		if body != nil {
 			r.Body = held
 		}
-		resp, err := f.send(to.Target, r)
+		resp, err := f.sendWhileAlive(target, r, body == nil)
 		if err == nil {
 			held.letGo()
 			return resp, nil
 		}
 		again, refused := sendAgain(r, err, body == nil)
-		if !again || try == maxTries || f.h.now()-first > retryWithin || r.Context().Err() != nil {
+		if _, lost := err.(*givenUpError); refused || lost {
+			to.tried = append(to.tried, target.Tunnel)
+			again = true
+		}
+		if !again || try >= target.tries(maxTries) || f.h.now()-first > retryWithin || r.Context().Err() != nil {
 			return nil, f.giveUp(body, err)
 		}
-		if rerr := f.route(r, to); rerr != nil || refused && to.Tunnel == t {
+		if rerr := f.route(r, to); rerr != nil || slices.Contains(to.tried, to.Tunnel) {
 			return nil, f.giveUp(body, err)
 		}
 		switch same, perr := f.admitAgain(to); {
@@ -89,6 +93,34 @@ func sendAgain(r *http.Request, err error, noBody bool) (again, refused bool) {
 	}
 	p := explain(err)
 	return p == probClosed || p == probInternal || errors.Is(err, tunnel.ErrClosed), false
+}
+
+// A givenUpError says that a target was given up before it answered.
+type givenUpError struct{ err error }
+
+func (e *givenUpError) Error() string { return e.err.Error() }
+func (e *givenUpError) Unwrap() error { return e.err }
+
+// sendWhileAlive is send. Where the request may be sent again, it fails with a
+// *givenUpError when the target is given up before it answers.
+func (f *fallback) sendWhileAlive(to Target, r *http.Request, noBody bool) (*http.Response, error) {
+	if to.Alive == nil || !noBody || !idempotent([]byte(r.Method)) {
+		return f.send(to, r)
+	}
+	// It ends with the request, for the response's body is read under it.
+	ctx, cancel := context.WithCancel(r.Context())
+	wait := context.AfterFunc(to.Alive, cancel)
+	resp, err := f.send(to, r.WithContext(ctx))
+	switch {
+	case wait():
+		return resp, err
+	case err == nil:
+		resp.Body.Close()
+		err = errGivenUp
+	case r.Context().Err() != nil:
+		return nil, err
+	}
+	return nil, &givenUpError{&upstreamError{"read", err}}
 }
 
 // A heldBody is a request's body that outlives an attempt to send it: a

@@ -134,6 +134,12 @@ func (t *TCP) Listen(name tunnel.ID, port uint16) (addr netip.AddrPort, release 
 	if !t.allowed(port) {
 		return netip.AddrPort{}, nil, fmt.Errorf("listen on port %d: %w", port, ErrPortNotAllowed)
 	}
+	return t.Open(name, port)
+}
+
+// Open is Listen for a port that the operator has named, which need not be one
+// of Options.Ports.
+func (t *TCP) Open(name tunnel.ID, port uint16) (addr netip.AddrPort, release func(), err error) {
 	p, err := t.open(name, port, true)
 	if err != nil {
 		return netip.AddrPort{}, nil, fmt.Errorf("listen on port %d: %w", port, err)

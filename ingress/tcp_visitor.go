@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -194,11 +195,14 @@ func (o opener) open(ctx context.Context, key string, info tunnel.StreamInfo) (s
 		return nil, info, "", err
 	}
 	var passed *policy.Guard
-	for range openAttempts {
-		var to Target
-		to, err = o.router.Route(ctx, key)
-		if err != nil {
-			return nil, info, "", err
+	var tried []tunnel.Tunnel // and failed for good
+	for try := 1; ; try++ {
+		to, rerr := find(ctx, o.router, key, Ask{info.Visitor.Addr(), tried})
+		if rerr != nil {
+			return nil, info, "", rerr
+		}
+		if slices.Contains(tried, to.Tunnel) {
+			return nil, info, id, err // that of the last try: there is nobody else
 		}
 		info.Service = to.Service
 		id = to.id()
@@ -211,28 +215,36 @@ func (o opener) open(ctx context.Context, key string, info tunnel.StreamInfo) (s
 			}
 			passed = to.Policy
 		}
-		stream, err = o.openOn(ctx, to.Tunnel, info)
+		stream, err = o.openOn(ctx, to, info)
 		if err == nil {
 			return stream, info, id, nil
 		}
 		err = fmt.Errorf("open stream to %q: %w", id, err)
 		refused, _ := errors.AsType[*tunnel.RefusedError](err)
 		draining := refused != nil && refused.Code == tunnel.RefuseDraining
-		if !draining && !errors.Is(err, tunnel.ErrClosed) {
-			break
+		switch {
+		case try >= to.tries(openAttempts):
+			return nil, info, id, err
+		case draining, errors.Is(err, tunnel.ErrClosed):
+		case to.Alive != nil && (refused != nil || to.givenUp()):
+			tried = append(tried, to.Tunnel)
+		default:
+			return nil, info, id, err
 		}
 	}
-	return nil, info, id, err
 }
 
-func (o opener) openOn(ctx context.Context, tun tunnel.Tunnel, info tunnel.StreamInfo) (net.Conn, error) {
+// openOn opens a stream. With others beside the target it waits for the agent's
+// answer: nothing of the visitor's has been sent then, and a failure can be made
+// good.
+func (o opener) openOn(ctx context.Context, to Target, info tunnel.StreamInfo) (net.Conn, error) {
 	o.counters.opened.Add(1)
-	if eo, ok := tun.(tunnel.EarlyOpener); ok {
+	if eo, ok := to.Tunnel.(tunnel.EarlyOpener); ok && to.Alive == nil {
 		return eo.OpenEarly(info)
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.timeout)
+	ctx, cancel := to.whileAlive(ctx, o.timeout)
 	defer cancel()
-	return tun.OpenStream(ctx, info)
+	return to.Tunnel.OpenStream(ctx, info)
 }
 
 // admitConn asks a policy, if there is one, whether a connection may be relayed.

@@ -15,6 +15,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"adit/metrics"
+	"adit/route"
 )
 
 var update = flag.Bool("update", false, "write docs/metrics.md")
@@ -41,6 +42,9 @@ func TestDocs(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.agent(t, "web", nil)
+	if _, err := f.SetRoutes([]route.Rule{{Name: "site", Members: []route.Member{{ID: "web"}}}}, "", false); err != nil {
+		t.Fatal(err)
+	}
 	have := table(gather(t, f.reg))
 	text, err := os.ReadFile(docsFile)
 	if err != nil {
@@ -84,7 +88,7 @@ func table(all map[string]*dto.MetricFamily) string {
 		}
 		for i, l := range labels {
 			labels[i] = "`" + l + "`"
-			if n := len(values[l]); n <= 5 && name != "adit_build_info" {
+			if n := len(values[l]); n <= 5 && name != "adit_build_info" && !strings.HasPrefix(name, "adit_route_member_") {
 				slices.Sort(values[l])
 				labels[i] += ": " + strings.Join(values[l], ", ")
 			}

@@ -1,6 +1,8 @@
 package metrics
 
 import (
+	"strconv"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"adit/ingress"
@@ -78,6 +80,12 @@ var (
 	waited              = serverFamily.counter("adit_visitors_waited_total", "Visitors that had to wait for an agent.")
 	queueFull           = serverFamily.counter("adit_visitors_queue_full_total", "Visitors that could not wait because too many did.")
 
+	routes       = serverFamily.gauge("adit_routes", "Routes that the operator has set.")
+	routesLimit  = serverFamily.gauge("adit_routes_limit", "How many routes the operator may set.")
+	memberHealth = serverFamily.gauge("adit_route_member_healthy", "Whether an agent of a route's member is connected, heard and, if it is checked, well: 1 or 0.", "route", "member", "priority", "weight")
+	memberPicked = serverFamily.counter("adit_route_member_visitors_total", "Requests and connections that were led to a member of a route.", "route", "member")
+	silent       = serverFamily.counter("adit_silent_agents_total", "Times that visitors were led to other agents because one was silent.")
+
 	sessions        = serverFamily.gauge("adit_sessions", "Sessions of agents by dialect and state.", "dialect", "state")
 	sessionsLimit   = serverFamily.gauge("adit_sessions_limit", "How many sessions there may be.")
 	handshakes      = serverFamily.counter("adit_handshakes_total", "Handshakes of agents by dialect and result: ok, resumed, a code of errors.md, and others.", "dialect", "result")
@@ -131,6 +139,18 @@ func (c *serverCollector) Collect(ch chan<- prometheus.Metric) {
 	send(ch, waitingLimitPerName, st.Route.MaxWaitingPerName)
 	send(ch, waited, st.Route.Waited)
 	send(ch, queueFull, st.Route.Full)
+
+	send(ch, routes, st.Route.Rules)
+	send(ch, routesLimit, st.Route.MaxRules)
+	send(ch, silent, st.Route.GivenUp)
+	for _, m := range st.Route.Members {
+		healthy := 0
+		if m.Healthy {
+			healthy = 1
+		}
+		send(ch, memberHealth, healthy, m.Rule, string(m.ID), strconv.Itoa(m.Priority), strconv.Itoa(m.Weight))
+		send(ch, memberPicked, m.Picked, m.Rule, string(m.ID))
+	}
 
 	send(ch, nativeStarted, st.Native.Started)
 	send(ch, nativeCarriers, st.Native.Carried)

@@ -3,6 +3,7 @@ package route
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"adit/tunnel"
 )
@@ -21,7 +22,8 @@ func (e *BlockedError) Unwrap() error { return tunnel.ErrBlocked }
 // Block takes a name out of use: an ID, with its hostnames and ports, or a
 // hostname. Route and Add fail for it from then on, visitors that wait at it
 // wait no longer, and the tunnels that serve it are returned; to end what goes
-// through them is up to the caller.
+// through them is up to the caller. Tunnels that a rule leads to are not among
+// them: they serve other names too.
 func (t *Table) Block(name string) []tunnel.Tunnel {
 	t.mu.Lock()
 	if t.blocked == nil {
@@ -30,9 +32,9 @@ func (t *Table) Block(name string) []tunnel.Tunnel {
 	t.blocked[name] = true
 	var serving []tunnel.Tunnel
 	var woken []*waiter
-	for _, m := range []map[string]*slot{t.byID, t.byKey} {
+	for _, m := range []map[string]*slot{t.byID, t.byKey, t.rules} {
 		for _, s := range m {
-			if s.name != name && string(s.id) != name {
+			if strings.TrimPrefix(s.name, "/") != name && string(s.id) != name {
 				continue
 			}
 			for _, e := range s.entries {

@@ -3,6 +3,7 @@ package route
 import (
 	"container/list"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -17,7 +18,8 @@ type waiter struct {
 	ready chan struct{} // closed when entry is set
 	limit time.Duration // of the wait
 	warm  bool          // the name has no tunnel, and lately had none
-	entry *entry        // guarded by Table.mu
+	who   Visitor
+	got   chosen        // guarded by Table.mu
 	err   error         // why it is to get none; guarded by Table.mu until ready is closed
 	at    *list.Element // in its slot's waiters
 }
@@ -32,33 +34,41 @@ type waiter struct {
 // a known one was in vain, tunnel.ErrQueueFull if too many wait already,
 // tunnel.ErrBlocked if the operator has blocked it, or it is ctx's error. The tunnel may still end or be away before it is used.
 func (t *Table) Route(ctx context.Context, key string) (Entry, error) {
-	return t.route(ctx, key, t.opts.WarmHostnames)
+	c, err := t.RouteFor(ctx, key, Visitor{})
+	return c.Entry, err
 }
 
-// route is Route, and also counts the warm-up for hostnames if warm is set.
-func (t *Table) route(ctx context.Context, key string, warm bool) (Entry, error) {
+// RouteFor is Route for a visitor that is known, or was led to other tunnels
+// before. A rule for the name goes before what agents have bound under it.
+func (t *Table) RouteFor(ctx context.Context, key string, who Visitor) (Choice, error) {
+	return t.route(ctx, key, who, t.opts.WarmHostnames)
+}
+
+// route is RouteFor, and also counts the warm-up for hostnames if warm is set.
+func (t *Table) route(ctx context.Context, key string, who Visitor, warm bool) (Choice, error) {
 	for {
 		t.mu.Lock()
 		s, err := t.lookupLocked(key, warm)
 		var w *waiter
 		if err == nil {
-			if e := s.pickLocked(); e != nil {
+			if c := t.pickLocked(s, who); c.entry != nil {
+				to := s.choice(c)
 				t.mu.Unlock()
-				return e.Entry, nil
+				return to, nil
 			}
-			w, err = t.holdLocked(s)
+			w, err = t.holdLocked(s, who)
 		}
 		t.mu.Unlock()
 		if err != nil {
-			return Entry{}, fmt.Errorf("route %.80q: %w", key, err)
+			return Choice{}, fmt.Errorf("route %.80q: %w", key, err)
 		}
 		err = t.wait(ctx, w)
-		e, again := t.leave(s, w)
+		to, ok, again := t.leave(s, w)
 		switch {
-		case e != nil: // perhaps at the last moment
-			return e.Entry, nil
+		case ok: // perhaps at the last moment
+			return to, nil
 		case !again:
-			return Entry{}, fmt.Errorf("route %.80q: %w", key, err)
+			return Choice{}, fmt.Errorf("route %.80q: %w", key, err)
 		}
 	}
 }
@@ -71,7 +81,7 @@ func (t *Table) TLS(ctx context.Context, key string) (tls, known bool) {
 	if tls, known = t.kind(key); known {
 		return tls, true
 	}
-	if e, err := t.route(ctx, key, true); err == nil {
+	if e, err := t.route(ctx, key, Visitor{}, true); err == nil {
 		return e.TLS, true
 	}
 	return t.kind(key)
@@ -81,7 +91,15 @@ func (t *Table) TLS(ctx context.Context, key string) (tls, known bool) {
 func (t *Table) Peek(key string) (Entry, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	in, name, _ := t.placeLocked(key)
+	in, name, id := t.placeLocked(key)
+	if s := t.ruleLocked(name, id); s != nil {
+		all, _ := t.candidatesLocked(s.plan, Visitor{})
+		defer clear(all)
+		if len(all) == 0 {
+			return Entry{}, false
+		}
+		return s.choice(chosen{entry: all[0].entry}).Entry, true
+	}
 	if s := in[name]; s != nil && len(s.entries) > 0 {
 		return s.entries[0].Entry, true
 	}
@@ -92,7 +110,10 @@ func (t *Table) Peek(key string) (Entry, bool) {
 func (t *Table) kind(key string) (tls, known bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	in, name, _ := t.placeLocked(key)
+	in, name, id := t.placeLocked(key)
+	if s := t.ruleLocked(name, id); s != nil {
+		return s.plan.rule.Kind == TLS, true
+	}
 	s := in[name]
 	if s == nil || len(s.entries) == 0 && !time.Now().Before(s.servedUntil) {
 		return false, false
@@ -116,7 +137,10 @@ func (t *Table) placeLocked(key string) (in map[string]*slot, name, id string) {
 // name that was not seen, in which holdLocked has to put a waiter.
 func (t *Table) lookupLocked(key string, warmHostnames bool) (*slot, error) {
 	in, name, id := t.placeLocked(key)
-	s := in[name]
+	s := t.ruleLocked(name, id)
+	if s == nil {
+		s = in[name]
+	}
 	err := t.blockLocked(name, s)
 	switch {
 	case err != nil:
@@ -168,10 +192,10 @@ func isHostname(key string) bool {
 }
 
 // holdLocked lets a visitor wait at s, if there is a prospect and room.
-func (t *Table) holdLocked(s *slot) (*waiter, error) {
-	w := &waiter{ready: make(chan struct{}), limit: t.opts.Hold}
+func (t *Table) holdLocked(s *slot, who Visitor) (*waiter, error) {
+	w := &waiter{ready: make(chan struct{}), limit: t.opts.Hold, who: who}
 	now := time.Now()
-	if len(s.entries) == 0 && !now.Before(s.servedUntil) {
+	if s.plan == nil && len(s.entries) == 0 && !now.Before(s.servedUntil) {
 		w.limit, w.warm = t.warm.Sub(now), true
 		if t.opts.Warmup <= 0 || w.limit <= 0 {
 			return nil, tunnel.ErrNoRoute
@@ -209,26 +233,29 @@ func (t *Table) wait(ctx context.Context, w *waiter) error {
 	return tunnel.ErrOffline
 }
 
-// leave ends w's wait. It returns the entry that w got if that is still in the
-// table, and reports whether else it is worth to ask again: what woke w has
-// gone, or the name appeared in the warm-up with a tunnel that is away.
-func (t *Table) leave(s *slot, w *waiter) (e *entry, again bool) {
+// errAgain tells a waiter to look for its slot anew.
+var errAgain = errors.New("route: the rules have changed")
+
+// leave ends w's wait. It returns what w got if that is still in the table, and
+// reports whether else it is worth to ask again: what woke w has gone, the rules
+// have changed, or the name appeared in the warm-up with a tunnel that is away.
+func (t *Table) leave(s *slot, w *waiter) (to Choice, ok, again bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
 	case w.err != nil:
-		return nil, false
-	case w.entry == nil:
+		return Choice{}, false, w.err == errAgain
+	case w.got.entry == nil:
 		s.waiters.Remove(w.at)
 		t.held--
 		if s.guess && s.waiters.Len() == 0 && s.in[s.name] == s {
 			delete(s.in, s.name)
 		}
-		return nil, w.warm && len(s.entries) > 0
-	case w.entry.removed:
-		return nil, true
+		return Choice{}, false, w.warm && len(s.entries) > 0
+	case w.got.entry.removed:
+		return Choice{}, false, true
 	}
-	return w.entry, false
+	return s.choice(w.got), true, false
 }
 
 // wakeLocked gives the waiters of slots a tunnel, each slot's in the order in
@@ -236,12 +263,13 @@ func (t *Table) leave(s *slot, w *waiter) (e *entry, again bool) {
 func (t *Table) wakeLocked(slots []*slot) (woken []*waiter) {
 	for _, s := range slots {
 		for el := s.waiters.Front(); el != nil; el = s.waiters.Front() {
-			e := s.pickLocked()
-			if e == nil {
+			w := el.Value.(*waiter)
+			c := t.pickLocked(s, w.who)
+			if c.entry == nil {
 				break
 			}
-			w := s.waiters.Remove(el).(*waiter)
-			w.entry = e
+			s.waiters.Remove(el)
+			w.got = c
 			t.held--
 			woken = append(woken, w)
 		}

@@ -28,6 +28,7 @@ type slot struct {
 
 	waiters list.List // of *waiter, first come first served
 	seen    bool      // it is in Table.seen
+	plan    *plan     // of a rule's slot, which has nothing else but its names and waiters
 	guess   bool      // nobody has held it yet: it is there for its waiters alone
 }
 
@@ -164,45 +165,4 @@ func (s *slot) turnOfLocked(e *entry) int {
 // isWith reports whether e and o are tunnels of one process.
 func (e *entry) isWith(o *entry) bool {
 	return e.Run != "" && e.Run == o.Run && e.Instance == o.Instance
-}
-
-// pickLocked returns the slot's next entry whose tunnel is available, or nil.
-func (s *slot) pickLocked() *entry {
-	n := len(s.turns)
-	for i := range n {
-		at := s.next + i
-		if at >= n {
-			at %= n
-		}
-		e := s.turns[at]
-		if e.Run != "" {
-			e = s.leastLoadedLocked(e)
-		} else if !e.watch.usableLocked() {
-			e = nil
-		}
-		if e != nil {
-			s.next = at + 1
-			return e
-		}
-	}
-	return nil
-}
-
-// leastLoadedLocked returns the entry of first's run that is available and has
-// the least to do, in turn if that is several, or nil.
-func (s *slot) leastLoadedLocked(first *entry) (best *entry) {
-	var least int
-	var bestStalled bool
-	s.spin++
-	for i := range s.entries {
-		e := s.entries[(s.spin+i)%len(s.entries)]
-		if !e.isWith(first) || !e.watch.usableLocked() {
-			continue
-		}
-		streams, stalled := e.watch.loadLocked()
-		if best == nil || bestStalled && !stalled || bestStalled == stalled && streams < least {
-			best, least, bestStalled = e, streams, stalled
-		}
-	}
-	return best
 }

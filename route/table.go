@@ -143,6 +143,11 @@ type Table struct {
 	full    uint64          // and that could not, because too many did
 	seen    []*slot         // that may be forgotten, oldest first
 	sweeper *time.Timer
+
+	givenUp    uint64                // times that a silent tunnel was
+	rules      map[string]*slot      // by their names
+	ledBy      map[tunnel.ID][]*slot // rules by their members
+	candidates []candidate           // scratch of pickMemberLocked
 }
 
 // An entry is an Entry in the table.
@@ -198,6 +203,11 @@ func (t *Table) Close() error {
 		clear(t.byKey)
 		clear(t.watched)
 		t.seen = nil
+		for _, s := range t.rules {
+			s.plan.stopLocked()
+		}
+		clear(t.rules)
+		clear(t.ledBy)
 	}
 	t.mu.Unlock()
 	t.running.Wait()
@@ -210,7 +220,7 @@ func (t *Table) Drain() {
 	t.mu.Lock()
 	t.drained = true
 	var woken []*waiter
-	for _, m := range []map[string]*slot{t.byID, t.byKey} {
+	for _, m := range []map[string]*slot{t.byID, t.byKey, t.rules} {
 		for _, s := range m {
 			woken = append(woken, t.turnAwayLocked(s, tunnel.ErrOffline)...)
 		}
@@ -238,7 +248,7 @@ func (t *Table) Add(b Entry) (remove func(), err error) {
 	replaced, e, err := t.addLocked(b, available)
 	var woken []*waiter
 	if err == nil {
-		woken = t.wakeLocked(e.serves)
+		woken = t.wakeLocked(t.servedByLocked(e))
 	}
 	t.mu.Unlock()
 	if err != nil {
@@ -353,7 +363,11 @@ func (t *Table) addLocked(b Entry, available bool) (replaced []tunnel.Tunnel, e 
 		s.tls = e.TLS
 	}
 	e.watch.entries = append(e.watch.entries, e)
-	return t.replaceLocked(e), e, nil
+	replaced = t.replaceLocked(e)
+	for _, s := range t.ledBy[e.ID] {
+		t.checkLocked(s)
+	}
+	return replaced, e, nil
 }
 
 // replaces reports whether b is the same agent as old, which came back.
@@ -409,6 +423,14 @@ func (t *Table) removeLocked(e *entry) {
 		}
 	}
 	t.releaseLocked(e.id, e, until)
+	for _, s := range t.ledBy[e.ID] {
+		t.checkLocked(s)
+	}
+}
+
+// servedByLocked returns the slots whose visitors may be led to e.
+func (t *Table) servedByLocked(e *entry) []*slot {
+	return append(e.serves[:len(e.serves):len(e.serves)], t.ledBy[e.ID]...)
 }
 
 // without removes e from list, keeping the order.

@@ -347,9 +347,15 @@ func TestSnapshot(t *testing.T) {
 	add(t, table, route.Entry{ID: "web", Service: "s", Tunnel: newTunnel("a"), Owner: "o", Instance: "i"})
 	add(t, table, route.Entry{ID: "web", Tunnel: away, Owner: "o"})
 	add(t, table, route.Entry{ID: "web", Tunnel: away, Owner: "o", Port: 22})
-	got := fmt.Sprintf("%+v", table.Snapshot())
-	want := "[{Key:/web ID:web Owner:o Waiting:0 Blocked:false Tunnels:[{Tunnel:a Service:s Instance:i Available:true} {Tunnel:b Service: Instance: Available:false}]}" +
-		" {Key::22 ID:web Owner:o Waiting:0 Blocked:false Tunnels:[{Tunnel:b Service: Instance: Available:false}]}]"
+	got := ""
+	for _, n := range table.Snapshot() {
+		got += fmt.Sprintf("%s %s %s %d %v", n.Key, n.ID, n.Owner, n.Waiting, n.Blocked)
+		for _, tun := range n.Tunnels {
+			got += fmt.Sprintf(" [%v %s %s %v]", tun.Tunnel, tun.Service, tun.Instance, tun.Available)
+		}
+		got += "\n"
+	}
+	want := "/web web o 0 false [a s i true] [b   false]\n:22 web o 0 false [b   false]\n"
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

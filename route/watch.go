@@ -1,6 +1,9 @@
 package route
 
 import (
+	"context"
+	"time"
+
 	"adit/tunnel"
 )
 
@@ -14,6 +17,16 @@ type watch struct {
 	available bool
 	looking   bool // somebody asks the tunnel, without the lock
 	again     bool // it may have changed since they asked
+
+	// Of a tunnel beside which another one could serve; see mind.
+	minded  bool      // mind runs
+	picked  time.Time // when a visitor was led there last
+	asked   time.Time // and was not answered yet; zero if it was
+	since   time.Time // the first time of these
+	lastAsk time.Time
+	silent  bool            // others go before it
+	alive   context.Context // for Choice.Alive; nil if nobody has it
+	giveUp  context.CancelCauseFunc
 }
 
 // isAvailable asks a tunnel itself, and so must not be called under the lock.
@@ -101,6 +114,9 @@ func (t *Table) look(a tunnel.Availability, w *watch) {
 }
 
 func (t *Table) updateLocked(w *watch, available bool) (woken []*waiter) {
+	if available && !w.available { // whatever it was silent on, it has a new one
+		w.silent, w.asked, w.since = false, time.Time{}, time.Time{}
+	}
 	w.available = available
 	switch {
 	case t.closed:
@@ -108,8 +124,10 @@ func (t *Table) updateLocked(w *watch, available bool) (woken []*waiter) {
 		t.dropLocked(w)
 	case available:
 		for _, e := range w.entries {
-			woken = append(woken, t.wakeLocked(e.serves)...)
+			woken = append(woken, t.wakeLocked(t.servedByLocked(e))...)
 		}
+	default:
+		w.giveUpLocked()
 	}
 	return woken
 }
@@ -119,5 +137,6 @@ func (t *Table) dropLocked(w *watch) {
 	for len(w.entries) > 0 && !t.closed {
 		t.removeLocked(w.entries[len(w.entries)-1])
 	}
+	w.giveUpLocked()
 	delete(t.watched, w.tunnel)
 }

@@ -346,7 +346,7 @@ func kindReason(e *route.KindError) string {
 // listen opens the public port of a binding.
 func (b *binder) listen(bd dialect.Binding, id *auth.Identity) (netip.AddrPort, func(), error) {
 	if bd.Port != 0 {
-		return b.server.tcp.Listen(bd.ID, bd.Port)
+		return b.server.tcp.Listen(b.server.portName(bd.ID, bd.Port), bd.Port)
 	}
 	port := b.server.preferredPort(bd.ID, id.Scope.AllowsPort)
 	if port != 0 && !b.has(bd.ID, port) {

@@ -169,14 +169,19 @@ func (s *Server) Routes() []admin.Route {
 			Subject: n.Owner,
 			Waiting: n.Waiting,
 			Blocked: n.Blocked,
+			Kind:    string(n.Kind),
+			Sticky:  n.Sticky,
 			Targets: []admin.Target{},
 		}
 		for _, t := range n.Tunnels {
-			state := admin.Available
+			v := admin.Target{Session: sessions[t.Tunnel], Service: t.Service, State: admin.Available}
 			if !t.Available {
-				state = admin.Away
+				v.State = admin.Away
 			}
-			r.Targets = append(r.Targets, admin.Target{Session: sessions[t.Tunnel], Service: t.Service, State: state})
+			if n.Kind != "" {
+				v.ID, v.Priority, v.Weight, v.Health, v.Error = string(t.ID), t.Priority, t.Weight, t.Health, t.Problem
+			}
+			r.Targets = append(r.Targets, v)
 		}
 		all = append(all, r)
 	}

@@ -16,7 +16,10 @@ type router struct {
 	own   []string // names of the server itself
 }
 
-var _ ingress.TLSRouter = router{}
+var (
+	_ ingress.TLSRouter = router{}
+	_ ingress.Chooser   = router{}
+)
 
 func (s *Server) router() router {
 	return router{s.table, []string{s.domain, s.base.Hostname(), localDomain}}
@@ -34,10 +37,15 @@ func (r router) TLS(ctx context.Context, name string) bool {
 
 // Route implements ingress.Router.
 func (r router) Route(ctx context.Context, key string) (ingress.Target, error) {
+	return r.RouteFor(ctx, key, ingress.Ask{})
+}
+
+// RouteFor implements ingress.Chooser.
+func (r router) RouteFor(ctx context.Context, key string, ask ingress.Ask) (ingress.Target, error) {
 	if strings.HasPrefix(key, "@") {
 		return ingress.Target{}, tunnel.ErrNoRoute // a service is for agents, and not for visitors
 	}
-	e, err := r.table.Route(ctx, key)
+	e, err := r.table.RouteFor(ctx, key, route.Visitor{Addr: ask.Visitor, Tried: ask.Tried})
 	return ingress.Target{
 		Tunnel:     e.Tunnel,
 		Service:    e.Service,
@@ -45,6 +53,7 @@ func (r router) Route(ctx context.Context, key string) (ingress.Target, error) {
 		TLS:        e.TLS,
 		HTTP2:      e.HTTP2,
 		PerVisitor: e.PerVisitor,
+		Alive:      e.Alive,
 		Policy:     e.Policy,
 	}, err
 }

@@ -166,6 +166,14 @@ type Options struct {
 	// empty, they are forgotten with the server.
 	BlockFile string
 
+	// Routes are the operator's rules for who serves which name, if
+	// RoutesFixed is set. Otherwise they are set through the admin API, and
+	// RouteFile is where they last; if that is empty, they are forgotten with
+	// the server.
+	Routes      []route.Rule
+	RoutesFixed bool
+	RouteFile   string
+
 	// Version is that of the program, for operators.
 	Version string
 
@@ -212,6 +220,7 @@ type Server struct {
 	memory settler
 	began  time.Time
 	blocks blocks
+	routes routes
 
 	handshakesDone tally // by dialect and result
 	binds          tally // by kind and result
@@ -251,6 +260,7 @@ func New(opts Options) (*Server, error) {
 		holders:    make(map[string]int),
 		began:      time.Now(),
 		blocks:     blocks{path: opts.BlockFile},
+		routes:     routes{path: opts.RouteFile, fixed: opts.RoutesFixed},
 	}
 	if s.domain == "" {
 		s.domain = localDomain
@@ -340,7 +350,23 @@ func New(opts Options) (*Server, error) {
 
 		ProxyProtocolFrom: opts.ProxyProtocolFrom,
 	})
+	if err := s.startRoutes(); err != nil {
+		s.discard()
+		return nil, err
+	}
 	return s, s.SetPolicy(opts.Policy)
+}
+
+// discard closes what New has opened.
+func (s *Server) discard() {
+	for _, ln := range []net.Listener{s.ln, s.tlsLn} {
+		if ln != nil {
+			ln.Close()
+		}
+	}
+	s.http.Close()
+	s.tcp.Close()
+	s.table.Close()
 }
 
 // listen opens a plain TCP listener: one for multipath TCP, which is Go's
@@ -367,6 +393,11 @@ func (s *Server) check() (err error) {
 	}
 	if err := checkDomain(s.domain); err != nil {
 		return &OptionError{"Domain", err.Error()}
+	}
+	if s.opts.RoutesFixed {
+		if _, err := s.checkRoutes(s.opts.Routes); err != nil {
+			return &OptionError{"Routes", err.Error()}
+		}
 	}
 	if _, err := newServerGuard(s.opts.Policy); err != nil {
 		return err

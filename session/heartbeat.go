@@ -49,6 +49,28 @@ func (l *link) heartbeat() {
 	s.flushUnlock()
 }
 
+// Probe asks the other side for a sign of life, if there is a carrier. It does
+// not block.
+func (s *Session) Probe() {
+	s.mu.Lock()
+	if l := s.link; l != nil && !l.mute {
+		l.ping = true
+	}
+	s.flushUnlock()
+}
+
+// Heard returns when something came from the other side on the present carrier
+// last, and the zero Time without one.
+func (s *Session) Heard() time.Time {
+	s.mu.Lock()
+	l := s.link
+	s.mu.Unlock()
+	if l == nil {
+		return time.Time{}
+	}
+	return start.Add(time.Duration(l.lastRecv.Load()))
+}
+
 // measuredLocked takes note of one round trip.
 func (s *Session) measuredLocked(rtt time.Duration) {
 	if rtt < 0 || rtt > time.Minute {

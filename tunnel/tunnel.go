@@ -9,14 +9,15 @@
 //	defer conn.Close()
 //
 // What only some tunnels or streams can do is an interface of its own, found by
-// assertion: EarlyOpener, Availability, Ender, Drainer, Instancer, HalfCloser,
-// Resetter and http.RoundTripper.
+// assertion: EarlyOpener, Availability, Prober, Ender, Drainer, Instancer,
+// HalfCloser, Resetter and http.RoundTripper.
 package tunnel
 
 import (
 	"context"
 	"net"
 	"net/netip"
+	"time"
 )
 
 // A Tunnel opens streams to one connected agent. Its methods are safe for
@@ -64,6 +65,16 @@ type Availability interface {
 	// tunnel has ended, from any goroutine; f must not block, and may call the
 	// tunnel's Available. Several may be registered.
 	OnAvailability(f func())
+}
+
+// A Prober is a tunnel whose agent can be asked for a sign of life, sooner than
+// the dialect does by itself. Its methods do not block.
+type Prober interface {
+	// Probe asks the agent to say something.
+	Probe()
+
+	// Heard returns when something came from the agent last.
+	Heard() time.Time
 }
 
 // An Ender is a tunnel that can tell its agent why it is closed.

@@ -183,6 +183,7 @@ func (p *program) serverExample(b *strings.Builder) {
 	dir.DefValue = "/var/lib/adit"
 	dir.Usage += "; as a service it has this one, otherwise ~/.local/state/adit"
 	exampleFlags(b, "", fl)
+	b.WriteString(exampleRoutes)
 }
 
 func (p *program) agentExample(b *strings.Builder) {

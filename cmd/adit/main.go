@@ -114,7 +114,7 @@ func (p *program) rootCommand() *cobra.Command {
 	root.CompletionOptions.DisableDefaultCmd = true // ours comes with the rest
 	root.AddCommand(
 		p.serverCommand(), p.agentCommand(), p.forwardCommand(), p.socksCommand(), p.stdioCommand(),
-		p.tokenCommand(), p.demoCommand(), p.statusCommand(), p.serviceCommand(), p.configCommand(), p.certCommand(),
+		p.tokenCommand(), p.demoCommand(), p.statusCommand(), p.routeCommand(), p.serviceCommand(), p.configCommand(), p.certCommand(),
 		p.doctorCommand(), p.completionCommand(), p.manCommand(), p.versionCommand(),
 	)
 	root.AddCommand(dropInCommands()...)
@@ -147,7 +147,7 @@ var commandGroups = []struct {
 }{
 	{"Expose services:", []string{"http", "tcp", "tls", "agent", "demo"}},
 	{"Reach what the server reaches:", []string{"forward", "socks", "stdio"}},
-	{"Run a server:", []string{"server", "token"}},
+	{"Run a server:", []string{"server", "route", "token"}},
 	{"Operate either:", []string{"config", "service", "status", "doctor", "cert"}},
 	{"Stand in for another tunnel:", standIns()},
 }

@@ -53,6 +53,7 @@ type serverFlags struct {
 	websocktunnel  serverTunnelFlags
 	doctor         serverDoctorFlags
 	forest         serverForestFlags
+	routes         configRoutes
 
 	running *server.Server // nil before it does
 }
@@ -114,7 +115,7 @@ func (f *serverFlags) settings(fl *pflag.FlagSet) (opts server.Options, place fu
 			return opts, place, err
 		}
 		place = func(err error) error { return locate(file.Top, err) }
-		problems = append(problems, file.Top.Apply(fl))
+		problems = append(problems, file.Top.Apply(fl, routesKey), f.routes.read(file.Top))
 	}
 	log, err := f.p.logger(f.log, false)
 	problems = append(problems, place(err))
@@ -158,13 +159,23 @@ func (f *serverFlags) prepare(now *pflag.FlagSet, given []given, opts server.Opt
 		if err != nil {
 			return nil, err
 		}
+		setRoutes := func() {}
+		if opts.RoutesFixed && changed.RoutesFixed {
+			if setRoutes, err = f.running.PrepareRoutes(changed.Routes); err != nil {
+				return nil, fmt.Errorf("%s: %w", routesKey, err)
+			}
+		}
 		return func() {
+			setRoutes()
 			if !reflect.DeepEqual(rules, changed.Policy) && f.running.SetPolicy(changed.Policy) == nil {
 				rules = changed.Policy
 			}
 			names := slices.DeleteFunc(differing(now, next), func(name string) bool {
 				return now.Lookup(name).Annotations[ruleAnnotation] != nil
 			})
+			if opts.RoutesFixed != changed.RoutesFixed {
+				names = append(names, routesKey)
+			}
 			if len(names) > 0 {
 				opts.Logger.Warn("settings have changed that a restart is needed for", "settings", strings.Join(names, ", "))
 			}
@@ -215,6 +226,10 @@ func (f *serverFlags) options(log *slog.Logger) (opts server.Options, err error)
 		Hold:      f.hold,
 		Grace:     f.grace,
 		Logger:    log,
+
+		Routes:      f.routes.rules,
+		RoutesFixed: f.routes.given,
+		RouteFile:   filepath.Join(f.dataDir, routeFile),
 	}
 	var problems []error
 	wrong := func(err error) { problems = append(problems, err) }
@@ -290,6 +305,7 @@ func optionError(err error) error {
 		"Domain":      "--domain: ",
 		"PublicURL":   "--public-url: ",
 		"ReservedIDs": "--reserved-ids: ",
+		"Routes":      "",
 
 		"TLS.Listen":   "--tls-listen: ",
 		"TLS.DevDir":   "--dev-tls: ",

@@ -21,6 +21,9 @@ import (
 // blockFile is the name of the file with blocked names in the data directory.
 const blockFile = "blocks.json"
 
+// routeFile is the name of the file with the routes there.
+const routeFile = "routes.json"
+
 // traceTimeout bounds the sending of what was traced last.
 const traceTimeout = 3 * time.Second
 

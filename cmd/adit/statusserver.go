@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -69,9 +70,21 @@ func newAdminAPI(address string, token auth.Secret) (*adminAPI, error) {
 
 // get decodes the answer to a question.
 func (a *adminAPI) get(ctx context.Context, path string, v any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.base+path, nil)
+	return a.ask(ctx, http.MethodGet, path, nil, v)
+}
+
+// ask decodes the answer to a request. order is its body in JSON, if it has one;
+// fields are names and values of header fields.
+func (a *adminAPI) ask(ctx context.Context, method, path string, order []byte, v any, fields ...string) error {
+	req, err := http.NewRequestWithContext(ctx, method, a.base+path, bytes.NewReader(order))
 	if err != nil {
 		return err
+	}
+	if order != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i+1 < len(fields); i += 2 {
+		req.Header.Set(fields[i], fields[i+1])
 	}
 	req.Header.Set("Authorization", "Bearer "+a.token.Reveal())
 	resp, err := a.http.Do(req)
@@ -236,6 +249,10 @@ func routeTable(routes []admin.Route) [][]string {
 		var to []string
 		for _, t := range r.Targets {
 			target := t.Session
+			if r.Kind != "" {
+				to = append(to, healthOf(t))
+				continue
+			}
 			if t.State != admin.Available {
 				target += " (" + string(t.State) + ")"
 			}

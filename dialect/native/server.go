@@ -194,6 +194,7 @@ var (
 	_ tunnel.Tunnel       = (*serverTunnel)(nil)
 	_ tunnel.EarlyOpener  = (*serverTunnel)(nil)
 	_ tunnel.Availability = (*serverTunnel)(nil)
+	_ tunnel.Prober       = (*serverTunnel)(nil)
 	_ tunnel.Ender        = (*serverTunnel)(nil)
 	_ tunnel.Instancer    = (*serverTunnel)(nil)
 	_ tunnel.Drainer      = (*serverTunnel)(nil)
@@ -207,6 +208,8 @@ func (t *serverTunnel) Instance() string         { return t.instance }
 func (t *serverTunnel) Done() <-chan struct{}    { return t.s.Done() }
 func (t *serverTunnel) Available() bool          { return t.s.Available() }
 func (t *serverTunnel) OnAvailability(f func())  { t.s.OnChange(f) }
+func (t *serverTunnel) Probe()                   { t.s.Probe() }
+func (t *serverTunnel) Heard() time.Time         { return t.s.Heard() }
 func (t *serverTunnel) Close() error             { return t.s.Close() }
 func (t *serverTunnel) Err() error               { return t.s.Err() }
 func (t *serverTunnel) RoundTrip() time.Duration { return t.s.RoundTrip() }

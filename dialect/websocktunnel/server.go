@@ -308,6 +308,8 @@ func (t *serverTunnel) PathHeader() string { return t.family.headerPath }
 
 func (t *serverTunnel) Available() bool         { return t.s.Err() == nil }
 func (t *serverTunnel) OnAvailability(f func()) { t.s.OnEnd(f) }
+func (t *serverTunnel) Probe()                  { t.s.Probe() }
+func (t *serverTunnel) Heard() time.Time        { return t.s.Heard() }
 
 // End implements tunnel.Ender.
 func (t *serverTunnel) End(code tunnel.EndCode, _ string) error {
@@ -326,6 +328,7 @@ type extendedTunnel struct{ *serverTunnel }
 var (
 	_ tunnel.Tunnel       = (*plainTunnel)(nil)
 	_ tunnel.Availability = (*plainTunnel)(nil)
+	_ tunnel.Prober       = (*plainTunnel)(nil)
 	_ tunnel.Ender        = (*plainTunnel)(nil)
 	_ tunnel.Instancer    = (*plainTunnel)(nil)
 	_ dialect.Registrant  = (*plainTunnel)(nil)

@@ -149,6 +149,7 @@ func (s *Session) take(b []byte) error {
 	if len(b) > 0 {
 		s.mu.Lock()
 		s.heard = true
+		s.heardAt = time.Now()
 		ended := s.err != nil
 		s.mu.Unlock()
 		if ended {

@@ -116,6 +116,7 @@ type Session struct {
 	acceptq  []*Stream
 	out      sendState
 	heard    bool // since the last tick
+	heardAt  time.Time
 	ticks    uint // so far
 	tick     *time.Timer
 	rtt      time.Duration // the shortest measured; 0 if none was
@@ -169,6 +170,7 @@ func (s *Session) Start(first []byte) {
 	}
 	s.started = true
 	s.heard = false
+	s.heardAt = time.Now()
 	s.out.first = first
 	s.out.ping, s.out.pong = true, true
 	s.tick = time.AfterFunc(s.opts.KeepAlive, s.onTick)
@@ -210,6 +212,21 @@ func (s *Session) onTick() {
 	s.out.ping, s.out.pong = true, true
 	s.tick.Reset(s.opts.KeepAlive)
 	s.flushUnlock()
+}
+
+// Probe asks the other side for a sign of life. It does not block.
+func (s *Session) Probe() {
+	s.mu.Lock()
+	s.out.ping = s.out.ping || s.started && s.err == nil
+	s.flushUnlock()
+}
+
+// Heard returns when something came from the other side last, or the session
+// was started.
+func (s *Session) Heard() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.heardAt
 }
 
 // sweepLocked forgets streams that ended here long ago and of which the other
