@@ -190,7 +190,7 @@ func (c *Client) dial(ctx context.Context, offer bool) (conn net.Conn, br *bufio
 	c.opts.Log.Info("WS   Opening", "url", c.url.Scheme+"://"+c.url.Host+c.url.Path)
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
-	out := wayout.Dialer{Proxy: c.opts.Proxy, DialContext: c.opts.DialContext, Timeout: dialTime}
+	out := wayout.Dialer{Proxy: c.opts.Proxy, DialContext: c.opts.DialContext, Timeout: dialTime, Eager: true}
 	if conn, err = out.Dial(ctx, c.url); err != nil {
 		return nil, nil, false, err
 	}

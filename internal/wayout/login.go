@@ -42,6 +42,7 @@ type login struct {
 	pending  string // the scheme under which a challenge of NTLM is due
 	ticket   bool   // a ticket was shown
 	password bool   // a password was, in some form
+	eager    bool   // it was without having been asked for, and may be once more in a stronger form
 	why      error  // why something that could have been shown was not
 }
 
@@ -49,6 +50,10 @@ func (d *Dialer) newLogin(via *url.URL) *login {
 	l := &login{proxy: via.Hostname(), user: via.User, allowed: d.Schemes, negotiate: d.Negotiate}
 	if l.allowed == nil {
 		l.allowed = Schemes
+	}
+	if d.Eager && l.user != nil && slices.Contains(l.allowed, Basic) {
+		l.showBasic()
+		l.eager = true
 	}
 	return l
 }
@@ -73,16 +78,15 @@ func (l *login) next(ctx context.Context, challenges []string) error {
 		}
 		l.why = err
 	}
-	if l.user == nil || l.password {
+	if l.user == nil || l.password && !(l.eager && l.takes(NTLM)) {
 		return l.fail()
 	}
+	l.eager = false
 	switch {
 	case l.takes(NTLM):
 		return l.beginNTLM(NTLM)
 	case l.takes(Basic):
-		l.password = true
-		password, _ := l.user.Password()
-		l.show(Basic, []byte(l.user.Username()+":"+password))
+		l.showBasic()
 		return nil
 	case l.takes(Negotiate) && slices.Contains(l.allowed, NTLM):
 		return l.beginNTLM(Negotiate) // as Windows does without a ticket
@@ -97,6 +101,12 @@ func (l *login) takes(scheme string) bool {
 
 func (l *login) show(scheme string, token []byte) {
 	l.header = scheme + " " + base64.StdEncoding.EncodeToString(token)
+}
+
+func (l *login) showBasic() {
+	l.password = true
+	password, _ := l.user.Password()
+	l.show(Basic, []byte(l.user.Username()+":"+password))
 }
 
 // beginNTLM asks for a challenge, which is good on the same connection alone.

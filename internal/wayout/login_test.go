@@ -47,6 +47,7 @@ func TestLogin(t *testing.T) {
 		login     func() hostile.Login
 		once      bool // the proxy closes what it refuses
 		schemes   []string
+		eager     bool
 		negotiate func(context.Context, string) ([]byte, error)
 		want      []string    // schemes shown, one for each request
 		kind      wayout.Kind // of the error; empty if there is none
@@ -64,6 +65,10 @@ func TestLogin(t *testing.T) {
 			want: []string{"", "Basic"}, kind: wayout.LoginRefused},
 		{name: "Basic is not allowed", user: user, login: hostile.Basic(`CORP\me`, "sec ret"), schemes: []string{"Negotiate", "NTLM"},
 			want: []string{""}, kind: wayout.LoginNeeded, says: "(it takes Basic)"},
+		{name: "unasked", user: user, login: hostile.Basic(`CORP\me`, "sec ret"), eager: true, want: []string{"Basic"}},
+		{name: "unasked, and wrong", user: `CORP%5Cme:hidden@`, login: hostile.Basic(`CORP\me`, "sec ret"), eager: true, want: []string{"Basic"}, kind: wayout.LoginRefused},
+		{name: "unasked, and NTLM is asked for", user: user, login: hostile.NTLM("NTLM", "CORP", "me", "sec ret", `Basic realm="x"`), eager: true, want: []string{"Basic", "NTLM", "NTLM"}},
+		{name: "unasked, and nobody", login: hostile.Basic(`CORP\me`, "sec ret"), eager: true, want: []string{""}, kind: wayout.LoginNeeded},
 		{name: "ticket", login: ticket("ticket"), negotiate: good, want: []string{"", "Negotiate"}},
 		{name: "ticket before a password", user: user, login: ticket("ticket", "NTLM", "Basic"), negotiate: good, want: []string{"", "Negotiate"}},
 		{name: "ticket that is refused", login: ticket("other"), negotiate: good, want: []string{"", "Negotiate"}, kind: wayout.LoginRefused},
@@ -75,7 +80,7 @@ func TestLogin(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			p := hostile.NewProxy(t, hostile.ProxyOptions{Login: tt.login, OneRequest: tt.once})
-			d := wayout.Dialer{Proxy: via("http://" + tt.user + p.Addr), Timeout: patience, Schemes: tt.schemes, Negotiate: tt.negotiate}
+			d := wayout.Dialer{Proxy: via("http://" + tt.user + p.Addr), Timeout: patience, Schemes: tt.schemes, Eager: tt.eager, Negotiate: tt.negotiate}
 			c, err := d.Dial(t.Context(), to)
 			var want []string
 			for _, scheme := range tt.want {

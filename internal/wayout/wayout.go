@@ -45,6 +45,10 @@ type Dialer struct {
 	// are all of Schemes.
 	Schemes []string
 
+	// Eager shows an HTTP proxy the user of its URL as Basic with the first
+	// request, without having been asked for it, as net/http does.
+	Eager bool
+
 	// Negotiate returns a token that shows an HTTP proxy on host, which has
 	// asked for it, who asks: with a ticket of Kerberos. If it is nil, or
 	// fails, Negotiate is left out.
