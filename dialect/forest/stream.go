@@ -14,11 +14,7 @@ import (
 	"adit/tunnel"
 )
 
-// maxFrame bounds a data frame, so that frames of other streams, and pings, do
-// not wait long behind it on a slow link.
-const maxFrame = 64 << 10
-
-// maxFrameOld is that for originals, whose pings have 10 s.
+// maxFrameOld bounds a data frame to an original, whose pings have 10 s.
 const maxFrameOld = 32 << 10
 
 // drainTime is how long a peer may keep a direction open that nobody reads.
@@ -35,7 +31,6 @@ type stream struct {
 	conn *muxConn
 	ours bool   // the peer is of this package: features.halfClose
 	hold bool   // the end of the direction to the peer is held back, see holdBack
-	max  int    // bytes of a frame
 	wg   *group // of the session's goroutines
 
 	readBy, writeBy atomic.Int64 // deadlines, in UnixNano; 0 means none
@@ -58,11 +53,16 @@ var (
 )
 
 func newStream(st *yamux.Stream, conn *muxConn, f features, wg *group, onClose func()) *stream {
-	s := &stream{st: st, conn: conn, wg: wg, ours: f.halfClose, max: maxFrame, last: time.Now(), onClose: onClose}
-	if !s.ours {
-		s.max = maxFrameOld
-	}
+	s := &stream{st: st, conn: conn, wg: wg, ours: f.halfClose, last: time.Now(), onClose: onClose}
 	return s
+}
+
+// maxFrame returns the most bytes of a data frame.
+func (s *stream) maxFrame() int {
+	if s.ours {
+		return int(s.conn.frame.Load())
+	}
+	return maxFrameOld
 }
 
 func (s *stream) Read(p []byte) (int, error) {
@@ -107,7 +107,7 @@ func (s *stream) Write(p []byte) (total int, err error) {
 		return 0, err
 	}
 	for len(p) > 0 {
-		n, err := s.st.Write(p[:min(len(p), s.max)])
+		n, err := s.st.Write(p[:min(len(p), s.maxFrame())])
 		total += n
 		if err != nil {
 			s.mu.Lock()
