@@ -86,7 +86,12 @@ func (a *answer) read() error {
 // shorter.
 func (a *answer) statusError() *StatusError {
 	a.conn.SetReadDeadline(time.Now().Add(bodyTimeout))
-	body, _ := io.ReadAll(io.LimitReader(a.resp.Body, maxBody))
+	return a.statusErrorOf(io.LimitReader(a.resp.Body, maxBody))
+}
+
+// statusErrorOf is statusError with a body that has at most maxBody bytes.
+func (a *answer) statusErrorOf(r io.Reader) *StatusError {
+	body, _ := io.ReadAll(r)
 	text := string(body)
 	for _, secret := range a.secrets {
 		if len(body) < maxBody {

@@ -6,6 +6,7 @@ package dialect
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"net/netip"
 
@@ -36,6 +37,28 @@ type Dialect interface {
 	// then is admit's. The caller closes the tunnel, but not again the one
 	// that comes with ErrResumed.
 	Accept(w http.ResponseWriter, r *http.Request, admit AdmitFunc) (tunnel.Tunnel, error)
+}
+
+// A Continued is the error of Accept for a request that has been answered, and
+// whose handshake goes on in further ones.
+type Continued struct {
+	// Conn is what the handshake runs on. The caller may close it, which ends
+	// the handshake.
+	Conn net.Conn
+
+	// Finish runs the rest of the handshake, and returns what Accept does
+	// otherwise. It is called once.
+	Finish func() (tunnel.Tunnel, error)
+}
+
+func (c *Continued) Error() string { return "dialect: the handshake goes on" }
+
+// An Extended is a dialect of which some requests open no session, but belong to
+// one.
+type Extended interface {
+	// Handler returns what serves r, if it is such a request, and otherwise
+	// nil. It does not read r's body.
+	Handler(r *http.Request) http.Handler
 }
 
 // An Authenticator is a dialect whose credentials are of a kind of its own: it

@@ -29,6 +29,11 @@ func (s *Server) own(r *http.Request) http.Handler {
 		}
 	}
 	for _, d := range s.opts.Dialects {
+		if e, ok := d.(dialect.Extended); ok {
+			if h := e.Handler(r); h != nil {
+				return h
+			}
+		}
 		if d.Match(r) {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.accept(d, w, r) })
 		}
@@ -39,11 +44,13 @@ func (s *Server) own(r *http.Request) http.Handler {
 // accept takes in an agent, or gives a session of one a new carrier.
 func (s *Server) accept(d dialect.Dialect, w http.ResponseWriter, r *http.Request) {
 	refused := s.enter()
-	if refused == nil {
-		defer s.leave()
-	}
 	hw := &handshakeWriter{ResponseWriter: w, server: s}
-	defer hw.forget()
+	done := func() {
+		hw.forget()
+		if refused == nil {
+			s.leave()
+		}
+	}
 	var id *auth.Identity
 	t, err := d.Accept(hw, r, func(ctx context.Context, claim auth.Claim) (*auth.Identity, error) {
 		if refused != nil {
@@ -53,6 +60,22 @@ func (s *Server) accept(d dialect.Dialect, w http.ResponseWriter, r *http.Reques
 		id, err = s.authenticatorOf(d).Authenticate(ctx, claim)
 		return id, err
 	})
+	later, ok := errors.AsType[*dialect.Continued](err)
+	if !ok {
+		defer done()
+		s.accepted(d, r, t, id, err)
+		return
+	}
+	hw.watch(later.Conn)
+	go func() { // until leave, Run waits for it
+		defer done()
+		t, err := later.Finish()
+		s.accepted(d, r, t, id, err)
+	}()
+}
+
+// accepted goes on with what a dialect's Accept returned.
+func (s *Server) accepted(d dialect.Dialect, r *http.Request, t tunnel.Tunnel, id *auth.Identity, err error) {
 	if err != nil {
 		s.handshakesDone.count(d.Name(), handshakeResult(err), resultFailed)
 	}
@@ -226,11 +249,16 @@ func (w *handshakeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	w.watch(conn)
+	return conn, rw, nil
+}
+
+// watch lets the server close conn until forget.
+func (w *handshakeWriter) watch(conn net.Conn) {
 	w.server.mu.Lock()
 	defer w.server.mu.Unlock()
 	w.server.handshakes[conn] = struct{}{}
 	w.conn = conn
-	return conn, rw, nil
 }
 
 // forget ends that: the conn is the session's now, or closed.

@@ -1,6 +1,7 @@
 package native
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -59,6 +60,9 @@ type Dialer struct {
 	// Header is sent along, for what stands before the server. Neither the
 	// credential nor what else the dialect says can be set by it.
 	Header http.Header
+
+	// Carrier is the kind of carriers that are dialled; empty means WebSocket.
+	Carrier Carrier
 }
 
 // connectURL returns where carriers are dialled.
@@ -132,7 +136,7 @@ func (d *Dialer) dial(ctx context.Context) (net.Conn, error) {
 	if d.Run != "" {
 		header.Set(headerConnection, formatConnection(d.Run, d.Number))
 	}
-	return d.carrier(target, header).Dial(ctx)
+	return dialKind(ctx, cmp.Or(d.Carrier, WebSocket), d.carrier(target, header))
 }
 
 func (d *Dialer) carrier(target string, header http.Header) *carrier.Dialer {

@@ -28,10 +28,12 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"adit/auth"
 	"adit/carrier"
+	"adit/carrier/requests"
 	"adit/dialect"
 	"adit/session"
 	"adit/tunnel"
@@ -39,6 +41,9 @@ import (
 
 // Path is where agents connect.
 const Path = "/_adit/connect"
+
+// CarrierPath is where the requests go of which a carrier is made.
+const CarrierPath = "/_adit/carrier"
 
 // Subprotocol is what they ask for in the WebSocket handshake.
 const Subprotocol = "adit.1"
@@ -71,10 +76,14 @@ type Options struct {
 // A Dialect is the server's side. Its methods are safe for concurrent use.
 type Dialect struct {
 	acceptor *session.Acceptor
+	requests *requests.Server
 	log      *slog.Logger
 }
 
-var _ dialect.Dialect = (*Dialect)(nil)
+var (
+	_ dialect.Dialect  = (*Dialect)(nil)
+	_ dialect.Extended = (*Dialect)(nil)
+)
 
 // New returns the server's side of the dialect.
 func New(opts Options) *Dialect {
@@ -90,7 +99,11 @@ func New(opts Options) *Dialect {
 	if so.Logger == nil {
 		so.Logger = opts.Logger
 	}
-	return &Dialect{acceptor: session.NewAcceptor(&so), log: opts.Logger}
+	return &Dialect{
+		acceptor: session.NewAcceptor(&so),
+		requests: requests.NewServer(requests.Options{}),
+		log:      opts.Logger,
+	}
 }
 
 // Name returns "native".
@@ -129,26 +142,51 @@ func (d *Dialect) Accept(w http.ResponseWriter, r *http.Request, admit dialect.A
 		refuse(w, err)
 		return nil, err
 	}
+	// The request's context ends with the handler, but the session does not.
+	ctx := context.WithoutCancel(r.Context())
+	t := &serverTunnel{id: tunnel.ID(claim.ID), subject: id.Subject, instance: instance, run: run, connection: connection}
+	if requests.OpensConn(r) {
+		conn, kind, err := d.requests.Open(w, r)
+		if err != nil {
+			return nil, fmt.Errorf("accept carrier: %w", err) // answered by requests
+		}
+		return nil, &dialect.Continued{Conn: conn, Finish: func() (tunnel.Tunnel, error) {
+			return d.accept(ctx, conn, Carrier(kind), t, remote)
+		}}
+	}
 	conn, err := carrier.Accept(w, r, carrier.AcceptOptions{Subprotocol: Subprotocol, ZeroMask: true})
 	if err != nil {
 		return nil, fmt.Errorf("accept carrier: %w", err) // answered by carrier
 	}
+	return d.accept(ctx, conn, WebSocket, t, remote)
+}
 
-	// The request's context ends with the handler, but the session does not.
-	ctx := context.WithoutCancel(r.Context())
-	t := &serverTunnel{id: tunnel.ID(claim.ID), subject: id.Subject, instance: instance, run: run, connection: connection}
+// accept runs the session's handshake on conn, for t if the session is new.
+func (d *Dialect) accept(ctx context.Context, conn net.Conn, kind Carrier, t *serverTunnel, remote netip.AddrPort) (tunnel.Tunnel, error) {
 	s, resumed, err := d.acceptor.Accept(ctx, conn, t, func(s *session.Session) bool {
-		return s.Value().(*serverTunnel).subject == id.Subject
+		return s.Value().(*serverTunnel).subject == t.subject
 	})
 	if err != nil {
 		return nil, err
 	}
 	if resumed {
-		d.log.Info("session resumed", "tunnel", claim.ID, "remote", remote)
-		return s.Value().(*serverTunnel), dialect.ErrResumed
+		d.log.Info("session resumed", "tunnel", string(t.id), "remote", remote, "carrier", string(kind))
+		t = s.Value().(*serverTunnel)
+		t.carrier.Store(&kind)
+		return t, dialect.ErrResumed
 	}
 	t.s = s
+	t.carrier.Store(&kind)
 	return t, nil
+}
+
+// Handler returns what serves r if it belongs to a carrier that is made of
+// requests, and nil otherwise.
+func (d *Dialect) Handler(r *http.Request) http.Handler {
+	if r.URL.Path == CarrierPath {
+		return d.requests
+	}
+	return nil
 }
 
 // refuse answers a request whose claim was not admitted.
@@ -179,6 +217,7 @@ type serverTunnel struct {
 	id       tunnel.ID
 	subject  string
 	instance string
+	carrier  atomic.Pointer[Carrier] // the one that it has or had last
 
 	run        string // tells processes of one instance apart; empty if it has one session
 	connection int    // of its sessions; 0 without run
@@ -217,6 +256,9 @@ func (t *serverTunnel) Drain(reason string)      { t.s.Drain(reason) }
 func (t *serverTunnel) Streams() int             { return t.s.Streams() }
 func (t *serverTunnel) Load() (int, bool)        { return t.s.Load() }
 func (t *serverTunnel) Parallel() (string, int)  { return t.run, t.connection }
+
+// Carrier returns the name of the carrier that the session has, or had last.
+func (t *serverTunnel) Carrier() string { return string(*t.carrier.Load()) }
 
 // Buffered returns the bytes of memory that the session's buffers take.
 func (t *serverTunnel) Buffered() (send, receive int) { return t.s.Buffered() }
