@@ -78,6 +78,9 @@ type Options struct {
 	// straight. It serves every carrier.
 	Out *wayout.Dialer
 
+	// Carrier is the kind of carriers of its sessions; empty means WebSocket.
+	Carrier native.Carrier
+
 	// DialContext opens the sockets of Out; nil is the network's.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
@@ -215,6 +218,7 @@ func New(opts Options) (*Agent, error) {
 			DialContext: opts.DialContext,
 			Host:        opts.Host,
 			Header:      opts.Header,
+			Carrier:     opts.Carrier,
 		},
 	}
 	check := *a.dialer

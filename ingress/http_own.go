@@ -62,6 +62,9 @@ type innerServer struct {
 	conns chan net.Conn
 	done  chan struct{} // closed when no more conns are taken
 
+	parting context.Context // of requests for the server itself; ends with shutdown
+	part    context.CancelFunc
+
 	mu      sync.Mutex // guards the fields below
 	started bool
 	over    bool
@@ -71,6 +74,7 @@ func (s *innerServer) init(h *HTTP) {
 	s.h = h
 	s.conns = make(chan net.Conn)
 	s.done = make(chan struct{})
+	s.parting, s.part = context.WithCancel(context.Background())
 	s.srv = &http.Server{
 		Handler:           http.HandlerFunc(s.serve),
 		ReadHeaderTimeout: h.opts.HeadTimeout,
@@ -146,11 +150,13 @@ func (s *innerServer) stop() {
 
 func (s *innerServer) shutdown(ctx context.Context) error {
 	s.stop()
+	s.part()
 	return s.srv.Shutdown(ctx)
 }
 
 func (s *innerServer) close() {
 	s.stop()
+	s.part()
 	s.srv.Close()
 }
 
@@ -180,7 +186,7 @@ func (ownAddr) String() string  { return "handed" }
 
 // serve is the handler of all requests that package net/http parses.
 func (s *innerServer) serve(w http.ResponseWriter, r *http.Request) {
-	if s.h.parting() && r.Header.Get("Upgrade") == "" {
+	if s.h.parting() && r.Header.Get("Upgrade") == "" && !strings.HasPrefix(r.URL.Path, ownPath) {
 		w.Header().Set("Connection", "close") // of HTTP/2: GOAWAY
 	}
 	var handler http.Handler
@@ -205,6 +211,12 @@ func (s *innerServer) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case handler != nil:
+		// Agents may need further requests for as long as visitors are there,
+		// and one that waits must not keep the server from ending.
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		defer context.AfterFunc(s.parting, cancel)()
+		r = r.WithContext(ctx)
 	case own:
 		s.h.writeProblem(w, r, probNotFound, r.Host)
 		return

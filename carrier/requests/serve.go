@@ -56,7 +56,7 @@ func (c *serverConn) reserve(h *head, n int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if n > 0 {
-		alone := c.ups == 0 && n <= windowFloor && h.position <= c.in.next
+		alone := c.ups == 0 && h.position <= c.in.next
 		switch {
 		case c.closed || c.err != nil:
 			return false
@@ -210,7 +210,6 @@ func (c *serverConn) serveStream(w http.ResponseWriter, r *http.Request, h *head
 	}
 	c.mu.Unlock()
 	if !ok {
-		println("CONFLICT", h.op, h.number, h.received, h.position)
 		refuse(w, http.StatusConflict, codeBad)
 		return
 	}

@@ -176,7 +176,6 @@ func (c *serverConn) serveEnd(w http.ResponseWriter, h *head) {
 	closed := c.closed
 	c.mu.Unlock()
 	if !ok {
-		println("CONFLICT", h.op, h.number, h.received, h.position)
 		refuse(w, http.StatusConflict, codeBad)
 		return
 	}

@@ -34,6 +34,7 @@ type agentFlags struct {
 	caFile     string
 	out        wayOutFlags
 	conns      connectionFlags
+	carrier    carrierFlags
 	instance   string
 	log        logFlags
 	screen     screenFlags
@@ -57,6 +58,7 @@ func (f *agentFlags) addServer(fl *pflag.FlagSet) {
 	fl.StringVar(&f.caFile, "ca-file", "", "file with certificates of authorities to trust for wss://, besides the system's")
 	f.out.add(fl)
 	f.conns.add(fl)
+	f.carrier.add(fl)
 	f.log.add(fl, true)
 }
 
@@ -261,7 +263,7 @@ func (f *agentFlags) options() (opts agent.Options, err error) {
 	}
 	opts.TLS, err = tlsConfig(f.caFile)
 	problems = append(problems, err)
-	problems = append(problems, f.out.apply(f.p, &opts), f.conns.apply(&opts))
+	problems = append(problems, f.out.apply(f.p, &opts), f.conns.apply(&opts), f.carrier.apply(&opts))
 	f.shown, err = f.credential.open(f.p, f.server)
 	problems = append(problems, err)
 	return opts, config.Join(problems...)

@@ -111,7 +111,14 @@ func (d *Dialer) Via() string {
 
 // dial dials one carrier. The error is a *carrier.StatusError if the server
 // turned it away.
-func (d *Dialer) dial(ctx context.Context) (net.Conn, error) {
+func (d *Dialer) dial(ctx context.Context) (net.Conn, Carrier, error) {
+	kind := cmp.Or(d.Carrier, WebSocket)
+	conn, err := d.dialKind(ctx, kind)
+	return conn, kind, err
+}
+
+// dialKind dials a carrier of that kind.
+func (d *Dialer) dialKind(ctx context.Context, kind Carrier) (net.Conn, error) {
 	target, err := connectURL(d.Server)
 	if err != nil {
 		return nil, err
@@ -136,7 +143,7 @@ func (d *Dialer) dial(ctx context.Context) (net.Conn, error) {
 	if d.Run != "" {
 		header.Set(headerConnection, formatConnection(d.Run, d.Number))
 	}
-	return dialKind(ctx, cmp.Or(d.Carrier, WebSocket), d.carrier(target, header))
+	return dialKind(ctx, kind, d.carrier(target, header))
 }
 
 func (d *Dialer) carrier(target string, header http.Header) *carrier.Dialer {
@@ -170,7 +177,8 @@ type Session struct {
 	log    *slog.Logger
 	report func(lost error, wait time.Duration)
 	letGo  atomic.Bool
-	renew  chan struct{} // a carrier is to be replaced
+	kind   atomic.Pointer[Carrier] // of the carrier that it has or had last
+	renew  chan struct{}           // a carrier is to be replaced
 }
 
 var _ net.Listener = (*Session)(nil)
@@ -195,7 +203,7 @@ type SessionOptions struct {
 func Dial(ctx context.Context, d *Dialer, opts SessionOptions) (*Session, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	conn, err := d.dial(ctx)
+	conn, kind, err := d.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +217,9 @@ func Dial(ctx context.Context, d *Dialer, opts SessionOptions) (*Session, error)
 	if err != nil {
 		return nil, err
 	}
-	return &Session{s: s, dialer: d, log: opts.Logger, report: opts.OnCarrier, renew: make(chan struct{}, 1)}, nil
+	as := &Session{s: s, dialer: d, log: opts.Logger, report: opts.OnCarrier, renew: make(chan struct{}, 1)}
+	as.kind.Store(&kind)
+	return as, nil
 }
 
 // Serve gives the session a new carrier each time that it loses one, until it
@@ -278,11 +288,36 @@ func (s *Session) Renew() {
 func (s *Session) resume(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	conn, err := s.dialer.dial(ctx)
+	conn, kind, err := s.dialer.dial(ctx)
 	if err != nil {
 		return err
 	}
-	return s.s.Resume(ctx, conn)
+	return s.resumeOn(ctx, conn, kind)
+}
+
+// resumeOn moves the session to conn.
+func (s *Session) resumeOn(ctx context.Context, conn net.Conn, kind Carrier) error {
+	if err := s.s.Resume(ctx, conn); err != nil {
+		return err
+	}
+	s.kind.Store(&kind)
+	return nil
+}
+
+// Carrier returns the kind of the carrier that the session has, or had last.
+func (s *Session) Carrier() Carrier { return *s.kind.Load() }
+
+// Move gives the session, whatever carrier it has, one of that kind. ctx bounds
+// that. The streams go on; if there is no such carrier to be had the session
+// keeps what it has.
+func (s *Session) Move(ctx context.Context, kind Carrier) error {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	conn, err := s.dialer.dialKind(ctx, kind)
+	if err != nil {
+		return err
+	}
+	return s.resumeOn(ctx, conn, kind)
 }
 
 // sleep waits for d; it reports false if ctx or done ended before.

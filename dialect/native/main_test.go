@@ -37,6 +37,7 @@ type fakeServer struct {
 	tls      *tls.Config
 	admit    dialect.AdmitFunc
 	accepted chan accepted // one for each request
+	later    sync.WaitGroup
 
 	mu    sync.Mutex
 	conns []net.Conn // raw, of carriers
@@ -89,19 +90,27 @@ func newFakeServer(t *testing.T, nw network, opts native.Options) *fakeServer {
 		ln = tls.NewListener(ln, config)
 	}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if h := fs.Handler(r); h != nil {
+			h.ServeHTTP(w, r)
+			return
+		}
 		if !fs.Match(r) {
 			http.NotFound(w, r)
 			return
 		}
 		tun, err := fs.Accept(w, r, fs.admit)
-		if tun != nil {
-			t.Cleanup(func() { tun.Close() })
+		if later, ok := errors.AsType[*dialect.Continued](err); ok {
+			fs.later.Go(func() {
+				tun, err := later.Finish()
+				fs.accepted <- accepted{tun, err}
+			})
+			return
 		}
 		fs.accepted <- accepted{tun, err}
 	})}
 	done := make(chan struct{})
 	go func() { srv.Serve(ln); close(done) }()
-	t.Cleanup(func() { srv.Close(); <-done })
+	t.Cleanup(func() { srv.Close(); <-done; fs.later.Wait() })
 	return fs
 }
 
@@ -168,6 +177,9 @@ func (fs *fakeServer) next(t *testing.T) accepted {
 	t.Helper()
 	select {
 	case a := <-fs.accepted:
+		if a.t != nil {
+			t.Cleanup(func() { a.t.Close() })
+		}
 		return a
 	case <-time.After(patience):
 		t.Fatal("no request has come")
