@@ -23,6 +23,11 @@ func (c *Conn) startPollLocked() {
 func (c *Conn) poll() {
 	for {
 		c.mu.Lock()
+		if c.asked+1 >= max(c.least, 1)+maxAhead/2 {
+			c.polls-- // until the slow one among the others has its answer
+			c.mu.Unlock()
+			return
+		}
 		c.asked++
 		number := c.asked
 		c.mu.Unlock()
@@ -34,7 +39,7 @@ func (c *Conn) poll() {
 			c.polls--
 			c.mu.Unlock()
 			return
-		case more && c.polls < maxPolls:
+		case more && c.polls < maxPolls, c.polls < minPolls:
 			c.startPollLocked()
 		}
 		c.mu.Unlock()
