@@ -207,7 +207,11 @@ func TestWaysOut(t *testing.T) {
 			out := tt.start(t, s.addr)
 			args := []string{"--proxy", out.url}
 			if out.login != "" {
-				args = append(args, "--proxy-password-file", put(t, t.TempDir(), "login", out.login+"\n"))
+				login := filepath.Join(t.TempDir(), "login")
+				if err := os.WriteFile(login, []byte(out.login+"\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				args = append(args, "--proxy-password-file", login)
 			}
 			agent := func(argv ...string) *process {
 				c := aditCommand(slices.Concat([]string{binary}, argv, args, []string{"--server", "ws://" + s.addr, "--secret-file", s.secret}))

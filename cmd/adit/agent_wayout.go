@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"adit/agent"
+	"adit/auth"
 	"adit/config"
 	"adit/internal/kerberos"
 	"adit/internal/wayout"
@@ -32,10 +33,13 @@ type wayOutFlags struct {
 	headerFile   string
 }
 
+// defaultSchemes are all ways to log in to a proxy.
+var defaultSchemes = []string{"negotiate", "ntlm", "basic"}
+
 func (f *wayOutFlags) add(fl *pflag.FlagSet) {
 	fl.StringVar(&f.proxy, "proxy", "", "proxy to reach the server through: http://, https://, socks5:// or socks5h://, and host:port; direct for none (default by HTTPS_PROXY, ALL_PROXY and NO_PROXY)")
 	fl.StringVar(&f.passwordFile, "proxy-password-file", "", "file with USER:PASSWORD for --proxy, or with the password alone if the URL has a user; it is read for each connection")
-	fl.StringSliceVar(&f.schemes, "proxy-auth", []string{"negotiate", "ntlm", "basic"}, "ways to log in that an HTTP proxy may be answered with, of which the strongest is taken")
+	fl.StringSliceVar(&f.schemes, "proxy-auth", defaultSchemes, "ways to log in that an HTTP proxy may be answered with, of which the strongest is taken")
 	fl.StringVar(&f.sni, "sni", "", "name to ask for in TLS, which the server's certificate must have too (default the host of --server)")
 	fl.StringVar(&f.host, "server-host", "", "Host to ask for in requests to the server (default that of --server)")
 	fl.StringArrayVar(&f.headers, "server-header", nil, "header field to send to the server, for what stands before it, such as 'X-Env: dev'; may be given several times")
@@ -47,15 +51,9 @@ func (f *wayOutFlags) add(fl *pflag.FlagSet) {
 func (f *wayOutFlags) apply(p *program, o *agent.Options) error {
 	var problems []error
 	wrong := func(err error) { problems = append(problems, err) }
-	out := &wayout.Dialer{
-		TLS:       o.TLS, // without the certificate that the server sees
-		Negotiate: kerberos.New(p.getenv).Token,
-	}
-	var err error
-	out.Proxy, err = f.proxies(p)
+	out, err := f.dialer(p)
 	wrong(err)
-	out.Schemes, err = proxySchemes(f.schemes)
-	wrong(err)
+	out.TLS = o.TLS // without the certificate that the server sees
 	o.Out, o.Host = out, f.host
 	o.Header, err = f.header()
 	wrong(err)
@@ -76,6 +74,13 @@ func (f *wayOutFlags) apply(p *program, o *agent.Options) error {
 		o.TLS.ServerName = f.sni
 	}
 	return config.Join(problems...)
+}
+
+// dialer returns the way out, which is never nil, and what is wrong with it.
+func (f *wayOutFlags) dialer(p *program) (*wayout.Dialer, error) {
+	proxy, err := f.proxies(p)
+	schemes, serr := proxySchemes(f.schemes)
+	return &wayout.Dialer{Proxy: proxy, Schemes: schemes, Negotiate: kerberos.New(p.getenv).Token}, config.Join(err, serr)
 }
 
 // proxies returns what chooses the proxy.
@@ -128,9 +133,12 @@ func proxySchemes(names []string) (schemes []string, err error) {
 	return schemes, nil
 }
 
+// maxProxyLogin bounds the file with a user and a password, in bytes.
+const maxProxyLogin = 4 << 10
+
 // readProxyLogin reads the login for a proxy. Its errors repeat nothing of it.
 func readProxyLogin(path string, user *url.Userinfo) (*url.Userinfo, error) {
-	b, err := readBounded(path)
+	b, err := auth.ReadPrivate(path, maxProxyLogin)
 	if err != nil {
 		return nil, err
 	}

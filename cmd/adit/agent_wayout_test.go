@@ -131,6 +131,33 @@ func TestServerNames(t *testing.T) {
 	c.stop()
 }
 
+// A device that signs the server's certificate anew is named, with what helps;
+// nothing is sent until the agent is told to trust it.
+func TestResigned(t *testing.T) {
+	t.Parallel()
+	server, direct := startServer(t, "--public-url", "https://tunnel.example.com")
+	t.Cleanup(func() { server.stop() })
+	to, err := url.Parse(strings.Replace(direct, "ws", "http", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	front := httptest.NewTLSServer(httputil.NewSingleHostReverseProxy(to))
+	t.Cleanup(front.Close)
+	ca := testca.New(t)
+	device := hostile.NewResigner(t, front.Listener.Addr().String(), &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, testca.Server("tunnel.example.com"))}})
+	without := newCommand(t, "ADIT_TOKEN="+testSecret).start(t, "http", "3000", "--id", "web", "--server", "wss://"+device)
+	line := without.out.wait(t, `(.*)\n`)
+	for _, want := range []string{ca.Cert.Subject.CommonName, "a device on the way", "--ca-file"} {
+		if !strings.Contains(line, want) {
+			t.Errorf("got %q, want %q in it", line, want)
+		}
+	}
+	without.stop()
+	with := newCommand(t, "ADIT_TOKEN="+testSecret).start(t, "http", site(t), "--id", "web", "--server", "wss://"+device, "--ca-file", ca.File(t))
+	with.out.wait(t, `^(https://tunnel.example.com/web/) `)
+	with.stop()
+}
+
 func TestWrongWayOut(t *testing.T) {
 	t.Parallel()
 	empty := writeFile(t, "\n")

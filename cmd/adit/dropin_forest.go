@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"adit/dialect/forest"
+	"adit/internal/wayout"
 )
 
 // maxForestConfig bounds the configuration file, in bytes.
@@ -93,11 +94,29 @@ func (p *program) forestAgent(ctx context.Context, b []byte, logger *log.Logger)
 		return err
 	}
 	sayConfig(logger, c, unknown)
-	a, err := forest.NewAgent(c, forest.AgentOptions{Log: logger, Output: p.out})
+	opts := forest.AgentOptions{Log: logger, Output: p.out}
+	if opts.Out, err = p.forestWayOut(); err != nil {
+		return err
+	}
+	a, err := forest.NewAgent(c, opts)
 	if err != nil {
 		return err
 	}
 	return a.Run(ctx)
+}
+
+// forestWayOut returns a proxy that variables of adit's own name. Those of all
+// programs do not count, since the original does not know them; nil is straight.
+func (p *program) forestWayOut() (*wayout.Dialer, error) {
+	f := wayOutFlags{
+		proxy:        p.getenv(envName("proxy")),
+		passwordFile: p.getenv(envName("proxy-password-file")),
+		schemes:      defaultSchemes,
+	}
+	if f.proxy == "" && f.passwordFile == "" {
+		return nil, nil
+	}
+	return f.dialer(p)
 }
 
 // sayConfig says what a file was understood as. There are no secrets in it.

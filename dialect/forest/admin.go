@@ -116,7 +116,7 @@ func (a *Agent) putTunnels(ctx context.Context, set []byte) (status int, answer 
 	if a.tls == nil {
 		return 0, nil, errors.New("UseTls is false, and the server's management interface is used with TLS alone")
 	}
-	tr := &http.Transport{TLSClientConfig: a.tls.Clone(), DisableKeepAlives: true, DialContext: a.opts.DialContext}
+	tr := &http.Transport{TLSClientConfig: a.tls.Clone(), DisableKeepAlives: true, DialContext: a.dialServer}
 	defer tr.CloseIdleConnections()
 	ctx, cancel := context.WithTimeout(ctx, adminTime)
 	defer cancel()

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log"
 	"net"
+	"net/url"
 	"os"
 	"strconv"
 	"sync"
@@ -15,6 +16,7 @@ import (
 
 	"adit/internal/backoff"
 	"adit/internal/relay"
+	"adit/internal/wayout"
 	"adit/tunnel"
 )
 
@@ -27,7 +29,12 @@ type AgentOptions struct {
 	// they are lost.
 	Output io.Writer
 
-	// DialContext dials the server and upstreams; nil is a net.Dialer's.
+	// Out is the way out to the server, through a proxy perhaps; nil is
+	// straight.
+	Out *wayout.Dialer
+
+	// DialContext opens the sockets of Out, and dials upstreams; nil is a
+	// net.Dialer's.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
@@ -106,11 +113,11 @@ func (a *Agent) Run(ctx context.Context) error {
 func (a *Agent) session(ctx context.Context) (served bool, err error) {
 	dialCtx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
-	conn, err := a.opts.DialContext(dialCtx, "tcp", a.config.ServerAddr)
+	conn, err := a.dialServer(dialCtx, "tcp", a.config.ServerAddr)
 	if err != nil {
 		return false, err
 	}
-	limitUnsent(conn)
+	limitUnsent(plainConn(conn))
 	if a.tls != nil {
 		tc := tls.Client(&socket{Conn: conn}, a.tls)
 		if err := tc.HandshakeContext(dialCtx); err != nil {
@@ -125,6 +132,20 @@ func (a *Agent) session(ctx context.Context) (served bool, err error) {
 	}
 	a.become("ClientConnected", nil)
 	return true, s.run(ctx, a.serve)
+}
+
+// dialServer opens a connection to one of the server's addresses.
+func (a *Agent) dialServer(ctx context.Context, _, addr string) (net.Conn, error) {
+	out := wayout.Dialer{}
+	if a.opts.Out != nil {
+		out = *a.opts.Out
+	}
+	out.DialContext = a.opts.DialContext
+	server := &url.URL{Scheme: "http", Host: addr}
+	if a.tls != nil {
+		server.Scheme = "https"
+	}
+	return out.Dial(ctx, server)
 }
 
 func (a *Agent) become(state string, err error) {

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -40,13 +39,9 @@ func (d *dialer) askWindow(ctx context.Context) int {
 	tr := &http.Transport{
 		TLSClientConfig:   d.opts.TLS,
 		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			if d.opts.DialContext != nil {
-				return d.opts.DialContext(ctx, network, addr)
-			}
-			return new(net.Dialer).DialContext(ctx, network, addr)
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return d.connect(ctx, u)
 		},
-		Proxy: func(r *http.Request) (*url.URL, error) { return d.proxy()(r.URL) },
 	}
 	defer tr.CloseIdleConnections()
 	resp, err := tr.RoundTrip(r)

@@ -15,7 +15,7 @@ import (
 const (
 	maxAnswer = 16 << 10 // bytes of the head of a proxy's answer
 	maxPage   = 64 << 10 // bytes of the page that comes with a refusal, to be skipped
-	maxLegs   = 5        // requests until a proxy has to be content
+	maxLegs   = 6        // requests until a proxy has to be content
 )
 
 // An httpProxy is a connection to an HTTP proxy.
@@ -24,6 +24,7 @@ type httpProxy struct {
 	limit  *io.LimitedReader
 	r      *bufio.Reader
 	settle func() bool
+	asked  int // requests
 }
 
 // dialHTTP asks an HTTP proxy for a connection to addr, and logs in if it wants
@@ -44,6 +45,12 @@ func (d *Dialer) dialHTTP(ctx context.Context, via *url.URL, addr string) (_ net
 			}
 		}
 		resp, err := p.ask(addr, login.header)
+		if err != nil && p.asked > 1 && !login.bound && ctx.Err() == nil {
+			p.settle()
+			p.Close()
+			p = nil // it does not keep connections, and did not say so
+			continue
+		}
 		switch {
 		case err != nil:
 			return nil, &Error{Kind: NoProxy, Err: err}
@@ -84,6 +91,7 @@ func (p *httpProxy) ask(addr, authorization string) (*http.Response, error) {
 	if authorization != "" {
 		request += "Proxy-Authorization: " + authorization + "\r\n"
 	}
+	p.asked++
 	if _, err := io.WriteString(p, request+"\r\n"); err != nil {
 		return nil, fmt.Errorf("send the request: %w", err)
 	}

@@ -69,6 +69,9 @@ func (l *login) next(ctx context.Context, challenges []string) error {
 		}
 	}
 	l.offers = schemesOf(challenges)
+	if len(challenges) == 0 { // it may not, but some do, and know no other way
+		l.offers = []string{Basic}
+	}
 	if l.takes(Negotiate) && l.negotiate != nil && !l.ticket {
 		token, err := l.negotiate(ctx, l.proxy)
 		if err == nil {

@@ -90,7 +90,7 @@ func (p *httpProxy) serve(c net.Conn) {
 		p.asked, p.answers = append(p.asked, req), p.answers[1:]
 		p.mu.Unlock()
 		io.WriteString(c, answer)
-		if strings.Contains(answer, "Connection: close") || strings.HasSuffix(answer, "speaks first") {
+		if answer == "" || strings.Contains(answer, "Connection: close") || strings.HasSuffix(answer, "speaks first") {
 			return
 		}
 	}
@@ -119,6 +119,9 @@ func TestConnect(t *testing.T) {
 		{"Basic, and the page has no end but that of the connection", "me:pass%20word@",
 			[]string{"HTTP/1.1 407 No\r\nProxy-Authenticate: bAsIc\r\nConnection: close\r\n\r\npage", opens},
 			[]string{"", "Basic bWU6cGFzcyB3b3Jk"}, 2},
+		{"it does not say how", "me:pass@", []string{"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", opens}, []string{"", "Basic bWU6cGFzcw=="}, 1},
+		{"Basic, and the connection ends without a word", "me:pass%20word@", []string{wantsBasic, "", opens},
+			[]string{"", "Basic bWU6cGFzcyB3b3Jk", "Basic bWU6cGFzcyB3b3Jk"}, 2},
 		{"first says that it goes on", "", []string{"HTTP/1.1 100 Continue\r\n\r\n" + opens}, []string{""}, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -233,7 +236,7 @@ func TestErrors(t *testing.T) {
 		"wants a login":       {"http://", answer(wantsBasic), wayout.LoginNeeded, 407, "it wants a login (it takes Basic)"},
 		"refuses the login":   {"http://me:hidden@", both, wayout.LoginRefused, 407, "does not accept the login (it takes Basic)"},
 		"wants another login": {"http://me:hidden@", answer("HTTP/1.1 407 No\r\nProxy-Authenticate: X hidden, Digest realm=\"x\"\r\nContent-Length: 0\r\n\r\n"), wayout.LoginNeeded, 407, "(it takes Digest)"},
-		"does not say what":   {"http://me:hidden@", answer("HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n"), wayout.LoginNeeded, 407, "it wants a login"},
+		"does not say what":   {"http://", answer("HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n"), wayout.LoginNeeded, 407, "it wants a login"},
 		"forbids":             {"http://me:hidden@", answer("HTTP/1.1 403 No\r\n\r\n"), wayout.Forbidden, 403, "it does not let tunnel.example.com:443 be reached: the answer is 403 Forbidden"},
 		"has no way":          {"http://me:hidden@", answer("HTTP/1.1 503 No\r\n\r\n"), wayout.ServerUnreachable, 503, "it cannot reach tunnel.example.com:443: the answer is 503"},
 		"is a web server":     {"http://me:hidden@", answer("HTTP/1.1 400 No\r\n\r\n"), wayout.NoProxy, 400, "refuses CONNECT: the answer is 400"},
