@@ -56,6 +56,9 @@ func nobodyBetween(conn net.Conn, t *target) bool {
 	if t.secure {
 		return true
 	}
+	if e, ok := conn.(interface{ Encrypted() bool }); ok && e.Encrypted() {
+		return true
+	}
 	tcp, ok := conn.(*net.TCPConn)
 	return ok && loopback(tcp)
 }

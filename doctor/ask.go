@@ -10,11 +10,12 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 )
 
 const (
-	onceCalls  = 4
+	onceCalls  = 10                     // at once
 	settleTime = 300 * time.Millisecond // for a second copy of a request to arrive
 	bodyLimit  = 4 * time.Second        // for one body
 )
@@ -27,7 +28,7 @@ func (x *examination) do(ctx context.Context, method, path string, body []byte, 
 	if err != nil {
 		return nil, nil, err
 	}
-	r.Header.Set("User-Agent", "adit")
+	x.dress(r)
 	resp, err := x.client.Do(r)
 	if err != nil {
 		return nil, nil, err
@@ -38,6 +39,17 @@ func (x *examination) do(ctx context.Context, method, path string, body []byte, 
 		err = json.Unmarshal(answer, into)
 	}
 	return resp, answer, err
+}
+
+// dress gives a request what all of the agent's have.
+func (x *examination) dress(r *http.Request) {
+	r.Header.Set("User-Agent", "adit")
+	for name, values := range x.opts.Header {
+		r.Header[http.CanonicalHeaderKey(name)] = values
+	}
+	if x.opts.Host != "" {
+		r.Host = x.opts.Host
+	}
 }
 
 // askServer asks the server what it is, and looks at how requests and responses
@@ -112,36 +124,46 @@ func (x *examination) blameAnswer(resp *http.Response, answer []byte) {
 func (x *examination) countRequests(ctx context.Context) {
 	began := time.Now()
 	path := oncePath + "?token=" + rand.Text()
-	var got counted
-	for i := range onceCalls {
+	once := func() (calls int, err error) {
+		var got counted
 		resp, _, err := x.do(ctx, http.MethodPost, path, []byte("x"), &got)
 		if err == nil && resp.StatusCode != http.StatusOK {
 			err = errors.New(resp.Status)
 		}
-		if err != nil {
-			x.step("requests", began, Warning, "request %d of %d: %s", i+1, onceCalls, reason(err))
-			x.find("requests", Warning, fmt.Sprintf("Of a few ordinary requests (POST) one failed: %s.", reason(err)), "Ask whoever runs the network or what is in front of the server.")
-			return
-		}
+		return got.Calls, err
 	}
+	errs := make([]error, onceCalls)
+	var wg sync.WaitGroup
+	for i := range errs {
+		wg.Go(func() { _, errs[i] = once() })
+	}
+	wg.Wait()
 	wait := time.NewTimer(settleTime)
 	defer wait.Stop()
 	select {
 	case <-wait.C:
 	case <-ctx.Done():
 	}
-	// One more call: of what it counts, itself is one.
-	if _, _, err := x.do(ctx, http.MethodPost, path, []byte("x"), &got); err != nil {
-		x.step("requests", began, Warning, "%s", reason(err))
-		return
+	calls, err := once() // of what it counts, itself is one
+	failed := 0
+	for _, e := range append(errs, err) {
+		if e != nil {
+			err = e
+			failed++
+		}
 	}
-	if x.twice = got.Calls - onceCalls - 1; x.twice > 0 {
-		x.step("requests", began, Warning, "%d were sent and %d arrived", onceCalls+1, got.Calls)
-		x.find("duplicates", Warning, fmt.Sprintf("Something on the way sends requests a second time: of %d sent %d arrived.", onceCalls+1, got.Calls),
+	const sent = onceCalls + 1
+	switch {
+	case failed > 0:
+		x.step("requests", began, Warning, "of %d sent %d failed: %s", sent, failed, reason(err))
+		x.find("requests", Warning, fmt.Sprintf("Of %d ordinary requests (POST) %d failed: %s.", sent, failed, reason(err)), "Ask whoever runs the network or what is in front of the server.")
+	case calls > sent:
+		x.step("requests", began, Warning, "%d were sent and %d arrived", sent, calls)
+		x.find("duplicates", Warning, fmt.Sprintf("Something on the way sends requests a second time: of %d sent %d arrived.", sent, calls),
 			"adit's own carriers are not harmed, since they count what arrives. Other programs behind that may be.")
-		return
+	default:
+		x.step("requests", began, OK, "%d sent, each arrived once", sent)
 	}
-	x.step("requests", began, OK, "%d sent, each arrived once", onceCalls+1)
 }
 
 // sizeBodies finds out how long the body of a request may be.
@@ -207,7 +229,7 @@ func (x *examination) drip(ctx context.Context) (first, last time.Duration, err 
 	if err != nil {
 		return 0, 0, err
 	}
-	r.Header.Set("User-Agent", "adit")
+	x.dress(r)
 	began := time.Now()
 	resp, err := x.client.Do(r)
 	if err != nil {

@@ -7,8 +7,12 @@ import (
 	"math"
 	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
+
+	"adit/carrier"
+	"adit/carrier/requests"
 )
 
 const (
@@ -23,30 +27,89 @@ const (
 // silences are for how long conns are left silent, thoroughly.
 var silences = []time.Duration{30 * time.Second, time.Minute, 2 * time.Minute, silentHold}
 
-// carry measures the carriers. What takes long is done at the same time for all
-// of them, and after what it would disturb.
+// A way opens one carrier to the server.
+type way struct {
+	name string
+	dial func(ctx context.Context) (net.Conn, error)
+}
+
+// ways returns the carriers that are measured.
+func (x *examination) ways() []way {
+	dialer := func() *carrier.Dialer {
+		return &carrier.Dialer{
+			URL:         x.at(connectPath),
+			Host:        x.opts.Host,
+			Header:      x.opts.Header,
+			TLS:         x.opts.TLS,
+			Out:         x.opts.Out,
+			Subprotocol: Subprotocol,
+			ZeroMask:    true,
+		}
+	}
+	ofRequests := func(kind requests.Kind) way {
+		return way{string(kind), func(ctx context.Context) (net.Conn, error) {
+			return dialer().DialRequests(ctx, kind, x.url.Path+carrierPath)
+		}}
+	}
+	all := []way{
+		{"websocket", func(ctx context.Context) (net.Conn, error) {
+			conn, err := dialer().Dial(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return conn, nil
+		}},
+		ofRequests(requests.Stream),
+		ofRequests(requests.Poll),
+	}
+	if x.info.QUIC > 0 && x.info.QUIC < 1<<16 && x.url.Scheme == "https" && x.proxy == nil {
+		d := dialer()
+		u := *x.url
+		u.Host = net.JoinHostPort(x.host, strconv.Itoa(x.info.QUIC))
+		d.URL = u.String() + connectPath
+		all = append(all, way{"quic", func(ctx context.Context) (net.Conn, error) {
+			conn, err := d.DialQUIC(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return conn, nil
+		}})
+	}
+	return all
+}
+
+// carry measures the carriers, one after the other, while conns of all of them
+// are held open.
 func (x *examination) carry(ctx context.Context) {
 	ways := x.ways()
-	carriers := make([]Carrier, len(ways))
+	carriers, held := make([]Carrier, len(ways)), make([]Carrier, len(ways))
+	var wg sync.WaitGroup
+	for i, w := range ways {
+		wg.Go(func() { x.endure(ctx, w, &held[i]) })
+	}
 	for i, w := range ways {
 		carriers[i] = x.measure(ctx, w)
 	}
-	var wg sync.WaitGroup
-	for i, w := range ways {
-		if carriers[i].Status != Failed {
-			wg.Go(func() { x.endure(ctx, w, &carriers[i]) })
+	wg.Wait()
+	for i := range carriers {
+		c, h := &carriers[i], held[i]
+		if c.Status == Failed {
+			continue
+		}
+		c.Silent, c.SilentCut, c.Lasted, c.LastedCut = h.Silent, h.SilentCut, h.Lasted, h.LastedCut
+		if c.LastedCut || c.SilentCut {
+			c.Status = Warning
 		}
 	}
-	wg.Wait()
 	x.report.Carriers = carriers
 }
 
 // measure opens a carrier and finds out how fast it is.
-func (x *examination) measure(ctx context.Context, w Way) (c Carrier) {
-	c = Carrier{Name: w.Name, Status: OK}
+func (x *examination) measure(ctx context.Context, w way) (c Carrier) {
+	c = Carrier{Name: w.name, Status: OK}
 	failed := func(err error) Carrier {
 		c.Status, c.Problem = Failed, reason(err)
-		x.blameCarrier(w.Name, err)
+		x.blameCarrier(w.name, err)
 		return c
 	}
 	began := time.Now()
@@ -67,7 +130,7 @@ func (x *examination) measure(ctx context.Context, w Way) (c Carrier) {
 		return failed(err)
 	}
 	c.RoundTrip = rtt.Seconds()
-	long := bulkTime
+	long := min(bulkTime, cmp.Or(x.opts.held, bulkTime))
 	if x.opts.Thorough {
 		long = bulkLong
 	}
@@ -82,14 +145,14 @@ func (x *examination) measure(ctx context.Context, w Way) (c Carrier) {
 	return c
 }
 
-func (x *examination) openWay(ctx context.Context, w Way) (net.Conn, error) {
+func (x *examination) openWay(ctx context.Context, w way) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTime)
 	defer cancel()
-	return w.Dial(ctx)
+	return w.dial(ctx)
 }
 
 // endure finds out how long a carrier lasts, used and silent.
-func (x *examination) endure(ctx context.Context, w Way, c *Carrier) {
+func (x *examination) endure(ctx context.Context, w way, c *Carrier) {
 	held := cmp.Or(x.opts.held, quickHold)
 	quiet, busy := []time.Duration{held}, held
 	if x.opts.Thorough {
@@ -123,9 +186,6 @@ func (x *examination) endure(ctx context.Context, w Way, c *Carrier) {
 	c.Silent = round(good)
 	if slices.ContainsFunc(silent, func(s span) bool { return s.cut != nil }) {
 		c.Silent, c.SilentCut = round(max(bad, good)), true
-	}
-	if c.LastedCut || c.SilentCut {
-		c.Status = Warning
 	}
 }
 

@@ -24,6 +24,7 @@ const Path = "/_adit/doctor"
 // What is below Path.
 const (
 	connectPath = Path + "/connect" // carriers
+	carrierPath = Path + "/carrier" // the requests of those that are made of requests
 	dripPath    = Path + "/drip"    // a response that takes its time
 	bodyPath    = Path + "/body"    // takes a body, and says how long it was
 	oncePath    = Path + "/once"    // says how often it was called with a token
@@ -99,4 +100,5 @@ type info struct {
 	Secure   bool     `json:"secure"`            // the server itself has ended TLS
 	Binding  string   `json:"binding,omitempty"` // of the TLS conn; see bindingOf
 	Carriers []string `json:"carriers"`          // that the server takes
+	QUIC     int      `json:"quic,omitempty"`    // UDP port, if it takes that too
 }

@@ -8,6 +8,9 @@ import (
 	"net/http"
 	"net/netip"
 	"time"
+
+	"adit/carrier"
+	"adit/carrier/requests"
 )
 
 // On a carrier the agent sends orders: a byte that says which, and a length of
@@ -30,13 +33,8 @@ var errOrder = errors.New("doctor: malformed order")
 
 // connect makes a carrier of a request, and takes orders on it.
 func (h *Handler) connect(w http.ResponseWriter, r *http.Request, from netip.Addr) {
-	if h.opts.Accept == nil {
-		defer h.leave(from)
-		http.Error(w, "there are no carriers here", http.StatusNotFound)
-		return
-	}
-	conn, err := h.opts.Accept(w, r)
-	if err != nil || conn == nil { // answered
+	conn, err := h.accept(w, r)
+	if err != nil { // answered
 		h.leave(from)
 		return
 	}
@@ -61,6 +59,19 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, from netip.Add
 		}()
 		serveOrders(conn, time.Now())
 	}()
+}
+
+// accept makes a carrier of a request, or answers it and returns an error.
+func (h *Handler) accept(w http.ResponseWriter, r *http.Request) (net.Conn, error) {
+	if requests.OpensConn(r) {
+		conn, _, err := h.requests.Open(w, r)
+		return conn, err
+	}
+	conn, err := carrier.Accept(w, r, carrier.AcceptOptions{Subprotocol: Subprotocol, ZeroMask: true})
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
 }
 
 // serveOrders takes orders until conn ends, or has had its share of time or bytes.

@@ -14,7 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"adit/carrier"
+	"adit/internal/wayout"
 )
 
 // How long things may take.
@@ -35,17 +35,14 @@ type Options struct {
 	// system's certificates.
 	TLS *tls.Config
 
-	// DialContext is the way out, through the proxy if there is one; nil is the
-	// network's.
-	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
-
-	// Proxy is the proxy on the way, for people and to look for it, and ProxyFrom
-	// is where that is set, such as "HTTPS_PROXY". Proxy is nil if there is none.
-	Proxy     *url.URL
+	// Out is the way out, through a proxy perhaps; nil is straight. ProxyFrom is
+	// where the proxy was set, for people, such as "HTTPS_PROXY".
+	Out       *wayout.Dialer
 	ProxyFrom string
 
-	// Carriers are those to be measured; nil is WebSocket alone.
-	Carriers []Way
+	// Host and Header are sent to the server, as those of the agent.
+	Host   string
+	Header http.Header
 
 	// Thorough takes minutes, to find out for how long a connection may be
 	// silent, and measures longer.
@@ -54,13 +51,7 @@ type Options struct {
 	// OnStep is told of each step when it is done, if it is not nil.
 	OnStep func(Step)
 
-	held time.Duration // for which conns are held unless thoroughly; 0 means quickHold
-}
-
-// A Way opens one carrier to the server.
-type Way struct {
-	Name string
-	Dial func(ctx context.Context) (net.Conn, error)
+	held time.Duration // for which conns are held, or used at most, unless thoroughly; 0 means quickHold
 }
 
 // An examination is one call of Examine.
@@ -70,13 +61,14 @@ type examination struct {
 	host   string   // of the server, without port
 	addr   string   // of the server, or of the proxy
 	client *http.Client
+	out    wayout.Dialer
+	proxy  *url.URL // without its password; nil if there is none
 	report *Report
 
 	connected time.Duration     // how long the fastest address took
 	leaf      *x509.Certificate // of who answers with TLS
 	info      info              // what the server says
 	buffered  bool              // responses come when they have ended
-	twice     int               // requests that arrived more often than they were sent
 }
 
 // Examine looks at all that is between here and the server. It takes less than
@@ -96,9 +88,6 @@ func Examine(ctx context.Context, opts Options) (*Report, error) {
 		return nil, fmt.Errorf("the server's URL has the scheme %q: ws, wss, http and https are allowed", u.Scheme)
 	}
 	u.Path, u.User, u.RawQuery, u.Fragment = strings.TrimSuffix(u.Path, "/"), nil, "", ""
-	if opts.DialContext == nil {
-		opts.DialContext = new(net.Dialer).DialContext
-	}
 	limit := quickTime
 	if opts.Thorough {
 		limit = thoroughTime
@@ -107,8 +96,14 @@ func Examine(ctx context.Context, opts Options) (*Report, error) {
 	defer cancel()
 	began := time.Now()
 	x := &examination{opts: opts, url: u, host: u.Hostname(), report: &Report{Server: opts.Server, Carriers: []Carrier{}}}
+	if opts.Out != nil {
+		x.out = *opts.Out
+	}
+	if x.proxy, err = x.out.Via(u); err != nil {
+		return nil, err
+	}
 	transport := &http.Transport{
-		DialContext:            opts.DialContext,
+		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return x.open(ctx) },
 		TLSClientConfig:        x.tlsConfig(),
 		DisableCompression:     true,
 		TLSHandshakeTimeout:    stepTime,
@@ -118,12 +113,9 @@ func Examine(ctx context.Context, opts Options) (*Report, error) {
 	}
 	defer transport.CloseIdleConnections()
 	x.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	if opts.Proxy != nil {
-		x.report.Proxy = (&url.URL{Scheme: opts.Proxy.Scheme, Host: opts.Proxy.Host}).String()
-	}
 	x.addr = addrOf(u)
-	if opts.Proxy != nil {
-		x.addr = addrOf(opts.Proxy)
+	if x.proxy != nil {
+		x.addr, x.report.Proxy = addrOf(x.proxy), (&url.URL{Scheme: x.proxy.Scheme, Host: x.proxy.Host}).String()
 	}
 	if x.resolve(ctx) && x.askProxy(ctx) && x.secure(ctx) && x.askServer(ctx) {
 		x.carry(ctx)
@@ -176,7 +168,7 @@ func (x *examination) resolve(ctx context.Context) bool {
 	host, port, _ := net.SplitHostPort(x.addr)
 	began := time.Now()
 	what := host
-	if x.opts.Proxy != nil {
+	if x.proxy != nil {
 		what = "the proxy " + host
 	}
 	var addrs []netip.Addr
@@ -188,7 +180,7 @@ func (x *examination) resolve(ctx context.Context) bool {
 		addrs, err = net.DefaultResolver.LookupNetIP(limited, "ip", host)
 		if err != nil || len(addrs) == 0 {
 			x.step("resolve", began, Failed, "%s: %s", what, reason(err))
-			if x.opts.Proxy == nil {
+			if x.proxy == nil {
 				x.find("dns", Failed, fmt.Sprintf("The name %s is not to be found: %s.", host, reason(err)),
 					"Check the name in --server. If only a proxy knows names from outside, give it with --proxy or HTTPS_PROXY.")
 			} else {
@@ -254,7 +246,7 @@ func (x *examination) dial(ctx context.Context, addrs []netip.Addr, port string)
 		x.step("dial", began, Failed, "port %s: %s", port, strings.Join(bad, "; "))
 		what := "The server"
 		remedy := "Check that the server runs, that its port is open, and the port in --server. If this network lets nobody out but through a proxy, give that with --proxy or HTTPS_PROXY."
-		if x.opts.Proxy != nil {
+		if x.proxy != nil {
 			what, remedy = "The proxy", fmt.Sprintf("Check the proxy's URL, which is from %s, and whether the proxy runs.", x.opts.ProxyFrom)
 		}
 		x.find("unreachable", Failed, fmt.Sprintf("%s does not take connections at %s: %s.", what, x.addr, reason(last)), remedy)
@@ -273,35 +265,5 @@ func (x *examination) dial(ctx context.Context, addrs []netip.Addr, port string)
 	return true
 }
 
-// carrierURL is where carriers are opened.
+// at returns the URL of a path of the server's.
 func (x *examination) at(path string) string { return x.url.String() + path }
-
-// ways returns the carriers that are measured.
-func (x *examination) ways() []Way {
-	if x.opts.Carriers != nil {
-		return x.opts.Carriers
-	}
-	return []Way{{"websocket", func(ctx context.Context) (net.Conn, error) {
-		d := carrier.Dialer{
-			URL:         x.at(connectPath),
-			TLS:         x.opts.TLS,
-			DialContext: x.opts.DialContext,
-			Subprotocol: Subprotocol,
-			ZeroMask:    true,
-		}
-		conn, err := d.Dial(ctx)
-		if err != nil {
-			return nil, err
-		}
-		return conn, nil
-	}}}
-}
-
-// Accept makes a carrier of a request for HandlerOptions.Accept.
-func Accept(w http.ResponseWriter, r *http.Request) (net.Conn, error) {
-	conn, err := carrier.Accept(w, r, carrier.AcceptOptions{Subprotocol: Subprotocol, ZeroMask: true})
-	if err != nil {
-		return nil, err
-	}
-	return conn, nil
-}

@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"adit/carrier/requests"
 )
 
 // What a server does for whoever asks, who need not be anybody it knows.
@@ -33,19 +35,16 @@ type HandlerOptions struct {
 	// answered with 429.
 	Admit func(netip.Addr) error
 
-	// Accept, if not nil, makes a carrier of a request for what is below Path,
-	// or answers it and returns an error. If it is nil there are no carriers.
-	Accept func(http.ResponseWriter, *http.Request) (net.Conn, error)
-
-	// Carriers are the names of those that Accept makes.
-	Carriers []string
+	// QUIC is the UDP port at which the server takes QUIC; 0 if it does not.
+	QUIC int
 }
 
 // A Handler is the server's side. It answers with about as many bytes as it was
 // sent and not more, for a bounded time, a bounded number of requests at once. Its methods
 // are safe for concurrent use.
 type Handler struct {
-	opts HandlerOptions
+	opts     HandlerOptions
+	requests *requests.Server
 
 	mu     sync.Mutex // guards the fields below
 	closed bool
@@ -65,10 +64,11 @@ type calls struct {
 // NewHandler returns a handler. The caller closes it.
 func NewHandler(opts HandlerOptions) *Handler {
 	return &Handler{
-		opts:  opts,
-		of:    make(map[netip.Addr]int),
-		conns: make(map[net.Conn]struct{}),
-		calls: make(map[string]*calls),
+		opts:     opts,
+		requests: requests.NewServer(requests.Options{}),
+		of:       make(map[netip.Addr]int),
+		conns:    make(map[net.Conn]struct{}),
+		calls:    make(map[string]*calls),
 	}
 }
 
@@ -111,6 +111,10 @@ func (h *Handler) leave(from netip.Addr) {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	remote, _ := netip.ParseAddrPort(r.RemoteAddr)
 	from := remote.Addr().Unmap().WithZone("")
+	if r.URL.Path == carrierPath { // of a carrier that was admitted
+		h.requests.ServeHTTP(w, r)
+		return
+	}
 	w.Header().Set("Cache-Control", "no-store")
 	if err := h.opts.Admit(from); err != nil {
 		refuse(w, "too many examinations from this address: try again in a minute")
@@ -162,7 +166,8 @@ func (h *Handler) tell(w http.ResponseWriter, r *http.Request) {
 		Host:     r.Host[:min(len(r.Host), 255)],
 		Secure:   r.TLS != nil,
 		Binding:  bindingOf(r.TLS),
-		Carriers: h.opts.Carriers,
+		Carriers: []string{"websocket", string(requests.Stream), string(requests.Poll)},
+		QUIC:     h.opts.QUIC,
 	})
 }
 
@@ -175,6 +180,7 @@ func say(w http.ResponseWriter, v any) {
 // shows.
 func drip(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("X-Accel-Buffering", "no") // as the carrier that needs it says to nginx
 	rc := http.NewResponseController(w)
 	pause := time.NewTimer(0)
 	defer pause.Stop()

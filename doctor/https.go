@@ -25,7 +25,7 @@ const (
 
 // askProxy gets a connection through the proxy, if there is one.
 func (x *examination) askProxy(ctx context.Context) bool {
-	if x.opts.Proxy == nil {
+	if x.proxy == nil {
 		return true
 	}
 	began := time.Now()
@@ -45,41 +45,51 @@ func (x *examination) askProxy(ctx context.Context) bool {
 func (x *examination) open(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	return x.opts.DialContext(ctx, "tcp", addrOf(x.url))
+	return x.out.Dial(ctx, x.url)
 }
 
 func proxyReason(err error) string {
-	pe, ok := errors.AsType[*wayout.Error](err)
-	if ok && pe.StatusCode != 0 {
-		return plain(fmt.Sprintf("it answered %d %s", pe.StatusCode, http.StatusText(pe.StatusCode)), 160)
-	}
-	if ok && pe.Err != nil {
-		return reason(pe.Err)
+	e, ok := errors.AsType[*wayout.Error](err)
+	switch {
+	case ok && e.Kind == wayout.Unreachable && e.Err != nil:
+		return reason(e.Err)
+	case ok:
+		bare := *e
+		bare.Proxy = ""
+		return plain(bare.Error(), 160)
 	}
 	return reason(err)
 }
 
 // blameProxy says why a proxy does not connect to the server.
 func (x *examination) blameProxy(err error) {
-	pe, _ := errors.AsType[*wayout.Error](err)
-	status := 0
-	if pe != nil {
-		status = pe.StatusCode
+	name, from, server := x.report.Proxy, x.opts.ProxyFrom, addrOf(x.url)
+	e, ok := errors.AsType[*wayout.Error](err)
+	if !ok {
+		e = &wayout.Error{}
 	}
-	name, from := x.report.Proxy, x.opts.ProxyFrom
-	switch status {
-	case http.StatusProxyAuthRequired:
-		x.find("proxy-auth", Failed, fmt.Sprintf("The proxy %s wants to know who you are (407).", name),
-			fmt.Sprintf("Give it the right user and password: they are part of the proxy's URL, which is from %s.", from))
-	case http.StatusForbidden, http.StatusMethodNotAllowed, http.StatusUnavailableForLegalReasons:
-		x.find("proxy-refuses", Failed, fmt.Sprintf("The proxy %s does not connect to %s (%d): its rules forbid it.", name, addrOf(x.url), status),
+	takes := ""
+	if len(e.Offers) > 0 {
+		takes = ", with " + strings.Join(e.Offers, " or ")
+	}
+	const login = "Give user and password with --proxy-password-file, in a file with USER:PASSWORD; for NTLM the user is DOMAIN\\user."
+	switch e.Kind {
+	case wayout.LoginNeeded:
+		x.find("proxy-auth", Failed, fmt.Sprintf("The proxy %s wants a login%s (407).", name, takes), login)
+	case wayout.LoginRefused:
+		x.find("proxy-auth", Failed, fmt.Sprintf("The proxy %s does not accept the login that it was shown%s (407).", name, takes), login)
+	case wayout.Forbidden:
+		x.find("proxy-refuses", Failed, fmt.Sprintf("The proxy %s does not let %s be reached: its rules forbid it.", name, server),
 			"Ask whoever runs the proxy to allow that name and port. Many allow port 443 alone: the server may have to listen there.")
-	case 0:
+	case wayout.ServerUnreachable:
+		x.find("proxy-refuses", Failed, fmt.Sprintf("The proxy %s cannot reach %s.", name, server),
+			"Check that the server runs and can be reached from outside; if it can, ask whoever runs the proxy.")
+	case wayout.Untrusted:
+		x.find("proxy", Failed, fmt.Sprintf("The certificate of the proxy %s is signed by %q, which this machine does not trust.", name, plain(e.Issuer, 80)),
+			"Give the certificate of that authority with --ca-file.")
+	default:
 		x.find("proxy", Failed, fmt.Sprintf("The proxy %s does not do what it should: %s.", name, proxyReason(err)),
 			fmt.Sprintf("Check the proxy's URL, which is from %s: its scheme says what it speaks, http, https or socks5.", from))
-	default:
-		x.find("proxy-refuses", Failed, fmt.Sprintf("The proxy %s does not get through to %s: it answered %d.", name, addrOf(x.url), status),
-			"Check that the server runs and can be reached from outside; if it can, ask whoever runs the proxy.")
 	}
 }
 
@@ -181,7 +191,7 @@ func (x *examination) blameCertificate(conn *tls.Conn, state tls.ConnectionState
 			"Whoever runs the server has to renew it. Check the clock of this machine too.")
 	case unknown && said != nil && said.Binding != "" && said.Binding == bindingOf(&state):
 		x.find("authority", Failed, fmt.Sprintf("The server's own certificate is signed by %s, which this machine does not trust.", issuer(leaf)),
-			"Give the certificate of that authority with --ca-file; for adit server --dev-tls it is ca.pem in its data folder.")
+			"Give the certificate of that authority with --ca-file; for adit server --dev-tls it is dev-tls/dev-tls.pem in its data folder.")
 	case unknown:
 		x.find("tls-resigned", Failed, fmt.Sprintf("TLS seems to be opened on the way: the certificate for %s is signed by %s, which this machine does not trust.", x.host, issuer(leaf)),
 			"If that is your organisation's and may read all that goes through, give its certificate with --ca-file. Otherwise ask whoever runs the network for an exception for this name.")

@@ -13,8 +13,8 @@ import (
 
 const (
 	pings      = 10
-	pingsFor   = 3 * time.Second // at most
-	pingTime   = 5 * time.Second // for one
+	pingsFor   = 1500 * time.Millisecond // at most
+	pingTime   = 5 * time.Second         // for one
 	pieceSize  = maxOrder
 	inFlight   = 64 // pieces
 	bulkBytes  = maxTaken - 1<<20

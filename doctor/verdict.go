@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -38,6 +39,17 @@ func (x *examination) blameCarrier(name string, err error) {
 // severities, the worst first.
 var severities = []Status{Failed, Warning, OK}
 
+// heavy are the codes of findings that stand before others as severe, since they
+// say more about what is on the way.
+var heavy = []string{"tls-resigned", "clock", "duplicates", "buffering", "lifetime", "idle"}
+
+func weight(f Finding) int {
+	if i := slices.Index(heavy, f.Code); i >= 0 {
+		return i
+	}
+	return len(heavy)
+}
+
 // conclude adds what only the whole shows, and sorts the findings.
 func (x *examination) conclude() {
 	r := x.report
@@ -61,7 +73,7 @@ func (x *examination) conclude() {
 		}
 	}
 	slices.SortStableFunc(r.Findings, func(a, b Finding) int {
-		return slices.Index(severities, a.Severity) - slices.Index(severities, b.Severity)
+		return cmp.Or(slices.Index(severities, a.Severity)-slices.Index(severities, b.Severity), cmp.Compare(weight(a), weight(b)))
 	})
 	r.Status = OK
 	if len(r.Findings) > 0 {

@@ -17,21 +17,21 @@ var (
 	doctorTotal = policy.Rate{Count: 2400, Per: time.Minute, Burst: 480} // of all
 )
 
-// newDoctor returns what answers those who examine the way to the server.
-func newDoctor(version string) (*doctor.Handler, error) {
+// newDoctor returns what answers those who examine the way to the server, which
+// takes QUIC at that port, or not at all if that is 0.
+func newDoctor(version string, quic int) *doctor.Handler {
 	guard, err := policy.NewGuard("", policy.Policy{Rate: doctorRate, TotalRate: doctorTotal})
 	if err != nil {
-		return nil, err
+		panic(err) // the rates are constant
 	}
 	if version == "" {
 		version = "(unknown)"
 	}
 	return doctor.NewHandler(doctor.HandlerOptions{
-		Version:  version,
-		Admit:    func(from netip.Addr) error { return guard.AdmitConn(from) },
-		Accept:   doctor.Accept,
-		Carriers: []string{"websocket"},
-	}), nil
+		Version: version,
+		Admit:   func(from netip.Addr) error { return guard.AdmitConn(from) },
+		QUIC:    quic,
+	})
 }
 
 // examined returns the handler of a request of adit doctor, or nil.

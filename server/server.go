@@ -87,6 +87,10 @@ type Options struct {
 	// nil means that there is none.
 	TLS *TLSOptions
 
+	// QUICListen is the UDP address for agents that use QUIC as their carrier,
+	// with the certificates of TLS, which it needs. If empty, there is none.
+	QUICListen string
+
 	// H2C lets visitors without TLS speak HTTP/2 from the first byte, as
 	// those with TLS may anyway.
 	H2C bool
@@ -214,6 +218,7 @@ type Server struct {
 	policies policies
 	forwards forwards
 	doctor   *doctor.Handler              // nil with Options.NoDoctor
+	quic     *quicDoor                    // nil without Options.QUICListen
 	guard    atomic.Pointer[policy.Guard] // of all visitors
 
 	agents sync.WaitGroup // handshakes, tunnels, and what ends them
@@ -277,12 +282,6 @@ func New(opts Options) (*Server, error) {
 	if err := s.loadBlocks(); err != nil {
 		return nil, err
 	}
-	if !opts.NoDoctor {
-		var err error
-		if s.doctor, err = newDoctor(opts.Version); err != nil {
-			return nil, err
-		}
-	}
 	var host netip.Addr // of public TCP ports
 	if opts.Listen != "" {
 		ln, err := listen(opts.Listen)
@@ -299,6 +298,17 @@ func New(opts Options) (*Server, error) {
 			s.ln.Close()
 		}
 		return nil, err
+	}
+	if err := s.openQUIC(); err != nil {
+		for _, ln := range []net.Listener{s.ln, s.tlsLn} {
+			if ln != nil {
+				ln.Close()
+			}
+		}
+		return nil, err
+	}
+	if !opts.NoDoctor {
+		s.doctor = newDoctor(opts.Version, int(s.QUICAddr().Port()))
 	}
 	if s.base.Host == "" {
 		s.base = s.listenURL()
@@ -464,7 +474,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if ran {
 		return errRan
 	}
-	served := make(chan error, 3)
+	served := make(chan error, 4)
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	if s.ln != nil {
@@ -476,6 +486,9 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	if s.tls != nil {
 		s.runTLS(serving, &wg, served)
+	}
+	if s.quic != nil {
+		s.runQUIC(&wg, served)
 	}
 	wg.Go(func() { s.opts.Auth.Run(serving, s.recheckAll) })
 
@@ -494,9 +507,15 @@ func (s *Server) Run(ctx context.Context) error {
 		s.doctor.Close()
 	}
 	s.tcp.Close()
+	if s.quic != nil {
+		s.quic.srv.Close()
+	}
 	s.endAll()
 	s.table.Close()
 	s.agents.Wait()
+	if s.quic != nil {
+		s.quic.ln.End()
+	}
 	s.memory.stop()
 	wg.Wait()
 	return err

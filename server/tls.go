@@ -56,6 +56,8 @@ type certificates interface {
 func (s *Server) checkTLS() error {
 	o := s.opts.TLS
 	switch {
+	case s.opts.QUICListen != "" && (o == nil || o.DevDir == "" && len(o.Certificates) == 0):
+		return &OptionError{"QUICListen", "QUIC needs a certificate, as for TLS"}
 	case o == nil:
 	case o.Listen == "":
 		return &OptionError{"TLS.Listen", "TLS without an address to listen on"}

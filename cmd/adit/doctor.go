@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"adit/agent"
 	"adit/doctor"
 	"adit/internal/screen"
 )
@@ -20,6 +21,7 @@ type doctorFlags struct {
 	p        *program
 	server   string
 	caFile   string
+	out      wayOutFlags
 	thorough bool
 	json     bool
 }
@@ -27,6 +29,7 @@ type doctorFlags struct {
 func (f *doctorFlags) add(fl *pflag.FlagSet) {
 	fl.StringVar(&f.server, "server", "ws://localhost:8080", "URL of the server: ws:// or, with TLS, wss://")
 	fl.StringVar(&f.caFile, "ca-file", "", "file with certificates of authorities to trust for wss://, besides the system's")
+	f.out.add(fl)
 	fl.BoolVar(&f.thorough, "thorough", false, "take 5 minutes, to find out for how long a connection may be silent")
 	fl.BoolVar(&f.json, "json", false, "print JSON")
 }
@@ -61,10 +64,22 @@ func (f *doctorFlags) run(ctx context.Context) error {
 	if err := checkServer(f.server); err != nil {
 		return err
 	}
-	opts := doctor.Options{Server: f.server, Thorough: f.thorough}
+	agent := agent.Options{Server: f.server}
 	var err error
-	if opts.TLS, err = tlsConfig(f.caFile); err != nil {
+	if agent.TLS, err = tlsConfig(f.caFile); err == nil {
+		err = f.out.apply(f.p, &agent)
+	}
+	if err != nil {
 		return err
+	}
+	opts := doctor.Options{
+		Server:    f.server,
+		TLS:       agent.TLS,
+		Out:       agent.Out,
+		ProxyFrom: f.proxyFrom(),
+		Host:      agent.Host,
+		Header:    agent.Header,
+		Thorough:  f.thorough,
 	}
 	if !f.json {
 		fmt.Fprintf(f.p.out, "The way to %s\n\n", f.style().Clean(f.server))
@@ -89,6 +104,28 @@ func (f *doctorFlags) run(ctx context.Context) error {
 		return errDegraded
 	}
 	return err
+}
+
+// proxyFrom says where the proxy is set.
+func (f *doctorFlags) proxyFrom() string {
+	if f.out.proxy != "" {
+		return "--proxy or " + envName("proxy")
+	}
+	names := []string{"https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"}
+	if !isTLS(f.server) {
+		names = []string{"http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"}
+	}
+	for _, name := range names {
+		if f.p.getenv(name) != "" {
+			return name
+		}
+	}
+	return "the environment"
+}
+
+// isTLS reports whether a server's URL stands for one with TLS.
+func isTLS(server string) bool {
+	return strings.HasPrefix(server, "wss:") || strings.HasPrefix(server, "https:")
 }
 
 func (f *doctorFlags) style() screen.Style { return f.p.tableStyle() }

@@ -52,6 +52,7 @@ type serverFlags struct {
 	tls            tlsFlags
 	websocktunnel  serverTunnelFlags
 	doctor         serverDoctorFlags
+	quic           serverQUICFlags
 	forest         serverForestFlags
 	routes         configRoutes
 
@@ -98,6 +99,7 @@ func (f *serverFlags) add(fl *pflag.FlagSet) {
 	f.identity.add(fl)
 	f.websocktunnel.add(fl, f.p)
 	f.doctor.add(fl)
+	f.quic.add(fl)
 	f.forest.add(fl)
 	f.log.add(fl, false)
 	f.ops.add(fl, f.p)
@@ -255,6 +257,7 @@ func (f *serverFlags) options(log *slog.Logger) (opts server.Options, err error)
 	wrong(f.policy.apply(&opts))
 	wrong(f.forward.apply(&opts))
 	wrong(f.tls.apply(&opts, f.dataDir))
+	wrong(f.quic.apply(&opts))
 	wrong(f.identity.check(f.tls.agentCA))
 	wrong(f.ops.apply(&opts, f.dataDir))
 	if f.memory < 1 || f.memory > 1<<20 {
@@ -307,6 +310,7 @@ func optionError(err error) error {
 		"ReservedIDs": "--reserved-ids: ",
 		"Routes":      "",
 
+		"QUICListen":   "--quic-listen: ",
 		"TLS.Listen":   "--tls-listen: ",
 		"TLS.DevDir":   "--dev-tls: ",
 		"TLS.Redirect": "--redirect-http: ",

@@ -92,6 +92,9 @@ func (d *Dialer) Check() error {
 			return fmt.Errorf("header %q: set by the agent itself", name)
 		}
 	}
+	if d.Carrier == QUIC {
+		return d.carrier(target, d.Header).CheckQUIC()
+	}
 	return d.carrier(target, d.Header).Check()
 }
 

@@ -18,15 +18,23 @@ const (
 	WebSocket Carrier = "websocket"
 	Stream    Carrier = Carrier(requests.Stream) // one long response, and requests
 	Poll      Carrier = Carrier(requests.Poll)   // short requests alone
+	QUIC      Carrier = "quic"                   // a WebSocket on a stream of QUIC, over UDP
 )
 
-// Carriers are all of them, best first.
+// Carriers are those that every server takes, best first.
 var Carriers = []Carrier{WebSocket, Stream, Poll}
 
 // dialKind dials a carrier of that kind.
 func dialKind(ctx context.Context, kind Carrier, cd *carrier.Dialer) (net.Conn, error) {
-	if kind == WebSocket {
+	switch kind {
+	case WebSocket:
 		return cd.Dial(ctx)
+	case QUIC:
+		conn, err := cd.DialQUIC(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return conn, nil
 	}
 	u, err := url.Parse(cd.URL)
 	if err != nil {
