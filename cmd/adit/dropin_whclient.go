@@ -32,7 +32,7 @@ Options of adit, which the environment may have too, such as ADIT_TOKEN_SERVICE:
      --tunnel-id=<id>       the id that it is for
      --tunnel-server=<url>  the server that it is for
      --verbose              log more
-` + serverWindowUsage
+`
 
 // whclientFlags are the options of whclient.
 type whclientFlags struct {
@@ -70,10 +70,6 @@ func (p *program) whclient(ctx context.Context, args []string) int {
 		return exitFailed
 	}
 	log := f.logger()
-	if err := f.check(); err != nil {
-		fatal(log, whclientUsage, "err", err)
-		return exitFailed
-	}
 	port, err := strconv.ParseUint(o.Arg(2), 10, 16)
 	if err != nil {
 		fatal(log, whclientUsage, "targetPort", o.Arg(2))

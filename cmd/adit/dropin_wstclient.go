@@ -33,7 +33,10 @@ Options:
      --json             log JSON
 
 Option of adit:
-` + serverWindowUsage
+     --server-window=<n>  bytes of a stream that the server takes in before it
+                          gives credit: 4194304 since websocktunnel 93.1.5
+                          (what its version says, else 4096)
+`
 
 // streamGrace is how long streams have when a client is told to end.
 const streamGrace = 2 * time.Second
@@ -46,13 +49,8 @@ type clientFlags struct {
 	outFile string
 	verbose bool
 	json    bool
-	window  int
+	window  int // of the server, if it is known
 }
-
-const serverWindowUsage = `     --server-window=<n>    bytes of a stream that the server takes in before it
-                            gives credit: 4194304 since websocktunnel 93.1.5
-                            (what its version says, else 4096)
-`
 
 const maxServerWindow = 4 << 20 // of any version
 
@@ -61,15 +59,6 @@ func (f *clientFlags) add(o optionParser) {
 	o.BoolVar(&f.version, "version", false, "")
 	o.StringVar(&f.outFile, "out-file", "", "")
 	o.BoolVar(&f.json, "json", false, "")
-	o.IntVar(&f.window, "server-window", 0, "")
-}
-
-// check reports whether the values of the options are possible.
-func (f *clientFlags) check() error {
-	if f.window != 0 && (f.window < 4096 || f.window > maxServerWindow) {
-		return fmt.Errorf("--server-window %d: 4096 to %d are allowed", f.window, maxServerWindow)
-	}
-	return nil
 }
 
 // logger returns the log of a client.
@@ -93,6 +82,7 @@ func (p *program) wstClient(ctx context.Context, args []string) int {
 	o := newOptionParser("wst-client")
 	f.add(o)
 	o.BoolVar(&f.verbose, "verbose", false, "")
+	o.IntVar(&f.window, "server-window", 0, "")
 	var token bool
 	o.BoolVar(&token, "token", false, "")
 	err := o.parse(args)
@@ -108,8 +98,8 @@ func (p *program) wstClient(ctx context.Context, args []string) int {
 		return exitFailed
 	}
 	log := f.logger()
-	if err := f.check(); err != nil {
-		fatal(log, wstClientUsage, "err", err)
+	if o.Changed("server-window") && (f.window < 4096 || f.window > maxServerWindow) {
+		fatal(log, wstClientUsage, "err", fmt.Errorf("--server-window %d: 4096 to %d are allowed", f.window, maxServerWindow))
 		return exitFailed
 	}
 	port, err := strconv.ParseUint(o.Arg(2), 10, 16)
