@@ -109,20 +109,28 @@ func TestSSHThroughForwards(t *testing.T) {
 			}
 		})
 	}
-	t.Run("git clone", func(t *testing.T) {
-		git := need(t, "git")
-		dir := t.TempDir()
-		repo, clone := filepath.Join(dir, "repo"), filepath.Join(dir, "clone")
-		run(t, time.Minute, git, "init", "-q", repo)
-		writeFile(t, filepath.Join(repo, "file"), 2<<20)
-		run(t, time.Minute, git, "-C", repo, "add", "file")
-		run(t, time.Minute, git, "-C", repo, "-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "-qm", "file")
-		command := strings.Join(append([]string{need(t, "ssh")}, d.options()...), " ") + " -o 'ProxyCommand=" + stdio + "'"
-		run(t, time.Minute, git, "-c", "core.sshCommand="+command, "clone", "-q", fmt.Sprintf("ssh://%s@127.0.0.1:%s%s", d.user, d.port, repo), clone)
-		if got, want := sumOf(t, filepath.Join(clone, "file")), sumOf(t, filepath.Join(repo, "file")); got != want {
-			t.Errorf("got SHA-256 %x, want %x", got, want)
-		}
-	})
+	nc := need(t, "nc")
+	through := map[string]string{
+		"stdio":   stdio,
+		"SOCKS5":  fmt.Sprintf("%s -X 5 -x 127.0.0.1:%s %%h %%p", nc, socks),
+		"CONNECT": fmt.Sprintf("%s -X connect -x 127.0.0.1:%s %%h %%p", nc, socks),
+	}
+	for name, command := range through {
+		t.Run("scp and git clone through "+name, func(t *testing.T) {
+			scp, git := need(t, "scp"), need(t, "git")
+			options := append(d.options(), "-o", "ProxyCommand="+command)
+			dir := t.TempDir()
+			file, there, back := filepath.Join(dir, "file"), filepath.Join(dir, "there"), filepath.Join(dir, "back")
+			writeFile(t, file, 8<<20)
+			remote := d.user + "@127.0.0.1:" + there
+			run(t, time.Minute, scp, append(options, "-P", d.port, file, remote)...)
+			run(t, time.Minute, scp, append(options, "-P", d.port, remote, back)...)
+			if got, want := sumOf(t, back), sumOf(t, file); got != want {
+				t.Errorf("there and back: got SHA-256 %x, want %x", got, want)
+			}
+			clones(t, git, strings.Join(append([]string{need(t, "ssh")}, d.options()...), " ")+" -o 'ProxyCommand="+command+"'", d.user+"@127.0.0.1:"+d.port)
+		})
+	}
 	t.Run("stdio refused", func(t *testing.T) {
 		_, err := try(t.Context(), time.Minute, binary, "stdio", "127.0.0.1:1", "--server", "ws://"+s.addr, "--secret-file", s.secret)
 		if err == nil || !strings.Contains(err.Error(), "exit status 1") || !strings.Contains(err.Error(), "no rule allows this target (forbidden)") {

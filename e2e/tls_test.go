@@ -77,14 +77,20 @@ func certificate(t *testing.T, dir string) (cert, key, ca string) {
 // the authority that signed the one in use.
 func documentedNginx(t *testing.T, port, server string) (ca string) {
 	t.Helper()
+	return nginxOf(t, "getting-started.md", port, server)
+}
+
+// nginxOf is documentedNginx with the configuration of another page.
+func nginxOf(t *testing.T, name, port, server string) (ca string) {
+	t.Helper()
 	nginx := need(t, "nginx")
-	page, err := os.ReadFile("../docs/getting-started.md")
+	page, err := os.ReadFile(filepath.Join("../docs", name))
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := regexp.MustCompile("(?s)```nginx\n(.*?)```").FindSubmatch(page)
 	if m == nil {
-		t.Fatal("docs/getting-started.md has no nginx configuration")
+		t.Fatalf("docs/%s has no nginx configuration", name)
 	}
 	dir := t.TempDir()
 	cert, key, ca := certificate(t, dir)

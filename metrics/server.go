@@ -95,6 +95,13 @@ var (
 	tunnelsLimit    = serverFamily.gauge("adit_tunnels_limit", "How many names each session may bind.")
 	binds           = serverFamily.counter("adit_binds_total", "Names that agents asked for, by kind and result: ok, or a code of errors.md.", "kind", "result")
 
+	forwards         = serverFamily.gauge("adit_forwards", "Streams that agents have opened to targets, with those that are being connected.")
+	forwardsLimit    = serverFamily.gauge("adit_forwards_limit", "How many such streams there may be.")
+	forwardsOpened   = serverFamily.counter("adit_forwards_total", "Streams that were connected to targets, by network: agent is a service of another agent.", "network")
+	forwardsRefused  = serverFamily.counter("adit_forwards_refused_total", "Streams that were not connected to their target, by the code of errors.md: forbidden is by a rule.", "reason")
+	forwardsSent     = serverFamily.counter("adit_forwards_sent_bytes_total", "Bytes to targets, once their stream has ended.")
+	forwardsReceived = serverFamily.counter("adit_forwards_received_bytes_total", "Bytes from targets, once their stream has ended.")
+
 	nativeStarted          = serverFamily.counter("adit_native_sessions_total", "Native sessions so far.")
 	nativeCarriers         = serverFamily.gauge("adit_native_carriers", "Connections of native sessions.")
 	nativeLost             = serverFamily.counter("adit_native_carriers_lost_total", "Connections that native sessions have lost.")
@@ -132,6 +139,7 @@ func (c *serverCollector) Collect(ch chan<- prometheus.Metric) {
 			send(ch, streamsRefused, n, door, reason)
 		}
 	}
+	collectForwards(ch, &st.Forwards)
 	send(ch, names, st.Route.Names)
 	send(ch, blocked, st.Route.Blocked)
 	send(ch, waiting, st.Route.Waiting)
@@ -235,6 +243,19 @@ func collectTLS(ch chan<- prometheus.Metric, all *server.Stats) {
 		end = all.CertificateEnd.Unix()
 	}
 	send(ch, certificateEnd, end)
+}
+
+func collectForwards(ch chan<- prometheus.Metric, st *server.ForwardStats) {
+	send(ch, forwards, st.Open)
+	send(ch, forwardsLimit, st.Max)
+	for network, n := range st.Connected {
+		send(ch, forwardsOpened, n, network)
+	}
+	for reason, n := range st.Refused {
+		send(ch, forwardsRefused, n, reason)
+	}
+	send(ch, forwardsSent, st.Sent)
+	send(ch, forwardsReceived, st.Received)
 }
 
 func collectAgents(ch chan<- prometheus.Metric, st *server.Stats) {

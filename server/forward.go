@@ -25,6 +25,7 @@ const (
 // forwards are the streams that agents have opened to targets.
 type forwards struct {
 	dialer forward.Dialer
+	done   forwardCounts
 
 	mu   sync.Mutex // guards the fields below
 	open int
@@ -100,6 +101,7 @@ func (b *binder) serveForward(ctx context.Context, in tunnel.Asked, dialled func
 			re = &tunnel.RefusedError{Code: tunnel.RefuseInternal, Reason: "the server failed"}
 		}
 		log.Warn("forward refused", "target", target.String(), "err", err)
+		b.server.forwards.done.refuse(re.Code)
 		in.Refuse(re.Code, re.Reason)
 	}
 	if !b.server.forwards.enter() {
@@ -126,6 +128,8 @@ func (b *binder) serveForward(ctx context.Context, in tunnel.Asked, dialled func
 	}
 	dialled()
 	began := time.Now()
+	counts := &b.server.forwards.done
+	counts.connect(target.Network)
 	log.Debug("forward opened", "target", target.String())
 	var sent, received int64
 	if target.Network == tunnel.UDP {
@@ -135,6 +139,7 @@ func (b *binder) serveForward(ctx context.Context, in tunnel.Asked, dialled func
 		res, err = relay.Relay(in, out, relay.Options{Abort: abortForward})
 		sent, received = res.AtoB, res.BtoA
 	}
+	counts.move(sent, received)
 	log.Debug("forward ended", "target", target.String(), "sent", sent, "received", received, "dur", time.Since(began).Round(time.Millisecond), "err", err)
 }
 

@@ -120,6 +120,7 @@ type Stats struct {
 	MaxTunnels     int   // for each session
 	Streams        int
 	Native         session.AcceptorStats
+	Forwards       ForwardStats
 
 	CertificateEnd time.Time // when the first one from a file expires; zero if there is none
 
@@ -134,6 +135,7 @@ func (s *Server) Stats() Stats {
 		HTTP:           s.http.Stats(),
 		TCP:            s.tcp.Stats(),
 		Route:          s.table.Stats(),
+		Forwards:       s.forwards.stats(),
 		Handshakes:     s.handshakesDone.snapshot(),
 		MaxHandshaking: maxHandshakes,
 		Sessions:       make(Tally),

@@ -136,7 +136,7 @@ func (c *Client) dial(ctx context.Context, peer net.Addr) (net.Conn, []byte, fea
 	if err != nil {
 		return nil, nil, features{}, err
 	}
-	c.opts.Log.Printf("%s - Connecting to %s", peer, u)
+	c.opts.Log.Printf("%s - Connecting to %s", peer, shown(u))
 	for range maxRedirects {
 		conn, resp, early, err := c.handshake(ctx, u)
 		if err != nil {
@@ -158,7 +158,7 @@ func (c *Client) dial(ctx context.Context, peer net.Addr) (net.Conn, []byte, fea
 		if u, err = parseURL(to.String()); err != nil {
 			return nil, nil, features{}, fmt.Errorf("the server redirects: %w", err)
 		}
-		c.opts.Log.Printf("%s - Redirect to %s", peer, u)
+		c.opts.Log.Printf("%s - Redirect to %s", peer, shown(u))
 	}
 	return nil, nil, features{}, fmt.Errorf("more than %d redirects", maxRedirects)
 }
@@ -183,6 +183,9 @@ func parseURL(s string) (*url.URL, error) {
 	u.Fragment, u.RawFragment = "", ""
 	return u, nil
 }
+
+// shown returns a URL of parseURL as the original logs it.
+func shown(u *url.URL) string { return "ws" + strings.TrimPrefix(u.String(), "http") }
 
 // handshake sends one request and returns its answer.
 func (c *Client) handshake(ctx context.Context, u *url.URL) (conn net.Conn, resp *http.Response, early []byte, err error) {

@@ -264,10 +264,13 @@ func (s *inState) spliceIn(left int64) (n int64, ok bool, err error) {
 		s.stopDelivery()
 		err = nil
 	}
-	// The next header comes alone, so that what is behind it need not be copied.
-	s.next = 10
-	if !s.l.client {
-		s.next = wsframe.MaxHeader
+	if n == left {
+		// The next header comes alone, so that what is behind it need not be
+		// copied.
+		s.next = 10
+		if !s.l.client {
+			s.next = wsframe.MaxHeader
+		}
 	}
 	return n, ok, unexpected(err)
 }

@@ -4,6 +4,7 @@ import (
 	"io"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,48 +22,78 @@ const (
 	spliceFrom = 256 << 10
 
 	// pipeSize is what a pipe is to hold, in bytes. The kernel lets one
-	// unprivileged user have 64 MiB in pipes (/proc/sys/fs/pipe-user-pages-soft).
+	// unprivileged user have 64 MiB in pipes (/proc/sys/fs/pipe-user-pages-soft),
+	// of which a client and a server of one machine leave something to others.
 	pipeSize = 1 << 20
-	maxPipes = 48
+	maxPipes = 24
+
+	// leastPipe is the size of a pipe that is still worth its while. Over its
+	// budget a user gets smaller ones.
+	leastPipe = 64 << 10
+
+	// keptPipes is how many are kept for the next use.
+	keptPipes = 8
+
+	// pipePause is how long none is made after that has failed.
+	pipePause = time.Second
 )
 
 // A pipe is an empty pipe between two uses of it.
 type pipe struct{ r, w, size int }
 
-// pipes are those that nobody uses; made counts all of them.
 var (
-	pipes = make(chan *pipe, maxPipes)
-	made  atomic.Int32
+	pipes     = make(chan *pipe, keptPipes) // those that nobody uses
+	made      atomic.Int32                  // all that there are
+	pipesFrom atomic.Int64                  // when one may be made again, in Unix nanoseconds
 )
 
-// getPipe returns an empty pipe, or nil if all are in use.
+// getPipe returns an empty pipe, or nil if there is none to be had.
 func getPipe() *pipe {
 	select {
 	case p := <-pipes:
 		return p
 	default:
 	}
-	if made.Add(1) > maxPipes {
+	if made.Add(1) > maxPipes || time.Now().UnixNano() < pipesFrom.Load() {
 		made.Add(-1)
 		return nil
 	}
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+	p := makePipe()
+	if p == nil {
+		pipesFrom.Store(time.Now().Add(pipePause).UnixNano())
 		made.Add(-1)
+	}
+	return p
+}
+
+func makePipe() *pipe {
+	var fds [2]int
+	if unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK) != nil {
 		return nil
 	}
 	p := &pipe{r: fds[0], w: fds[1]}
-	p.size, _ = unix.FcntlInt(uintptr(p.w), unix.F_SETPIPE_SZ, pipeSize)
-	if p.size <= 0 {
-		p.size, _ = unix.FcntlInt(uintptr(p.w), unix.F_GETPIPE_SZ, 0)
+	var err error
+	if p.size, err = unix.FcntlInt(uintptr(p.w), unix.F_SETPIPE_SZ, pipeSize); err != nil {
+		p.size, err = unix.FcntlInt(uintptr(p.w), unix.F_GETPIPE_SZ, 0)
+	}
+	if err != nil || p.size < leastPipe {
+		unix.Close(p.r)
+		unix.Close(p.w)
+		return nil
 	}
 	return p
 }
 
 // put gives an empty pipe back.
-func (p *pipe) put() { pipes <- p }
+func (p *pipe) put() {
+	select {
+	case pipes <- p:
+	default:
+		p.close()
+	}
+}
 
-// close is for a pipe that something is left in.
+// close is for a pipe that something is left in, or that nobody needs.
 func (p *pipe) close() {
 	unix.Close(p.r)
 	unix.Close(p.w)
