@@ -85,10 +85,11 @@ func (l *link) run() error {
 		l.alive.Stop()
 		l.alive = nil
 	}
+	err := l.err
 	l.mu.Unlock()
 	l.ws.Close()
 	l.tcp.Close()
-	return l.err
+	return err
 }
 
 // fail ends both directions at once. The TCP connection is reset, so that its

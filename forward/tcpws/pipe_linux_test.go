@@ -13,12 +13,11 @@ import (
 // all pipes are there again afterwards.
 func TestPipesAreBounded(t *testing.T) {
 	p := newPath(t, false)
-	const many, size = 2 * maxPipes, 8 << 20
+	const many, size = maxPipes + 4, 16 << 20
 	var callers []*net.TCPConn
 	var targets sync.WaitGroup
 	for range many {
 		caller, target := p.open(t)
-		caller.SetReadBuffer(4 << 10)
 		callers = append(callers, caller)
 		targets.Go(func() {
 			io.CopyN(target, pattern{}, size)

@@ -119,6 +119,7 @@ type fill struct {
 // once is for RawConn.Read: false waits for the socket.
 func (f *fill) once(fd uintptr) bool {
 	if f.pipe = getPipe(); f.pipe == nil {
+		f.err = nil // of an attempt before this one
 		return true
 	}
 	f.n, f.err = nonblock.Splice(int(fd), f.pipe.w, int(min(f.most, int64(f.pipe.size))))
