@@ -19,7 +19,7 @@ import (
 const (
 	// maxConns is how many connections a Local has at a time, those that are
 	// being opened among them.
-	maxConns = 4096
+	maxConns = 8192
 
 	// openTimeout bounds the opening of a stream, the wait for a connection to
 	// the server included.

@@ -80,13 +80,14 @@ func (b *binder) forward(f dialect.Forwarder) {
 		if err != nil {
 			return
 		}
-		select {
-		case dials <- struct{}{}:
-		case <-b.tunnel.Done():
-			in.Close()
-			return
-		}
-		b.forwards.Go(func() { b.serveForward(ctx, in, sync.OnceFunc(func() { <-dials }), datagrams) })
+		b.forwards.Go(func() {
+			select {
+			case dials <- struct{}{}:
+				b.serveForward(ctx, in, sync.OnceFunc(func() { <-dials }), datagrams)
+			case <-b.tunnel.Done():
+				in.Close()
+			}
+		})
 	}
 }
 

@@ -11,7 +11,7 @@ const (
 	defaultWindow = 256 << 10
 	maxCredit     = 1 << 62
 
-	acceptBacklog = 1024
+	acceptBacklog = 8192
 	maxCalls      = 16
 
 	ackEvery = 256 << 10             // bytes taken in before an ACK is sent by itself

@@ -9,7 +9,7 @@ import (
 )
 
 // maxForwards is how many streams an agent may have open to targets at a time.
-const maxForwards = 4096
+const maxForwards = 8192
 
 // forwardRuleFlags are where a server connects agents to.
 type forwardRuleFlags struct {

@@ -1,0 +1,232 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"time"
+)
+
+// A tide is many connections through two processes to a target, and whether
+// these are as they were before when it has gone.
+type tide struct {
+	through string // where callers connect to
+	ln      *net.TCPListener
+	procs   []*process
+	before  []int // descriptors
+}
+
+func (td *tide) many() int {
+	if long() {
+		return 5000
+	}
+	return 400
+}
+
+// descriptors returns how many files a process has open.
+func descriptors(t *testing.T, p *process) int {
+	t.Helper()
+	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.pid))
+	if err != nil {
+		t.Fatalf("descriptors of %s: %v", p.name, err)
+	}
+	return len(list)
+}
+
+// idlePipes is how many descriptors a process keeps for pipes.
+const idlePipes = 2 * 8
+
+// ebbs waits until each process has the descriptors that it had before.
+func (td *tide) ebbs(t *testing.T, after string) {
+	t.Helper()
+	for i, p := range td.procs {
+		eventually(t, p.name+" lets go of connections after "+after, 30*time.Second, func(context.Context) error {
+			if n, want := descriptors(t, p), td.before[i]+idlePipes; n > want {
+				return fmt.Errorf("it has %d descriptors, want at most %d", n, want)
+			}
+			return nil
+		})
+	}
+}
+
+// echo answers what comes until the listener is closed.
+func (td *tide) echo(t *testing.T) (stop func()) {
+	var wg sync.WaitGroup
+	done := make(chan struct{})
+	wg.Go(func() {
+		for {
+			c, err := td.ln.Accept()
+			if err != nil {
+				select {
+				case <-done:
+				default:
+					t.Error(err)
+				}
+				return
+			}
+			wg.Go(func() {
+				defer c.Close()
+				io.Copy(c, c)
+			})
+		}
+	})
+	return func() {
+		close(done)
+		td.ln.SetDeadline(time.Unix(1, 0))
+		wg.Wait()
+		td.ln.SetDeadline(time.Time{})
+	}
+}
+
+// storm connects as many callers at once, and has each say its number.
+func (td *tide) storm(t *testing.T) []*net.TCPConn {
+	t.Helper()
+	callers := make([]*net.TCPConn, td.many())
+	var wg sync.WaitGroup
+	for i := range callers {
+		wg.Go(func() {
+			c, err := net.DialTimeout("tcp", td.through, 30*time.Second)
+			if err != nil {
+				t.Errorf("caller %d: %v", i, err)
+				return
+			}
+			callers[i] = c.(*net.TCPConn)
+			c.SetDeadline(time.Now().Add(time.Minute))
+			said := fmt.Appendf(nil, "%08d", i)
+			c.Write(said)
+			got := make([]byte, len(said))
+			if _, err := io.ReadFull(c, got); err != nil || string(got) != string(said) {
+				t.Errorf("caller %d: got %q, %v, want %q", i, got, err, said)
+			}
+		})
+	}
+	wg.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+	return callers
+}
+
+// run is the whole test.
+func (td *tide) run(t *testing.T) {
+	stop := td.echo(t)
+	warm, err := net.Dial("tcp", td.through)
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(warm, "warm")
+	io.ReadFull(warm, make([]byte, 4))
+	for _, p := range td.procs {
+		td.before = append(td.before, descriptors(t, p)) // with one connection
+	}
+	warm.Close()
+
+	callers := td.storm(t)
+	var wg sync.WaitGroup
+	for _, c := range callers[:16] { // with pipes
+		wg.Go(func() {
+			const size = 4 << 20
+			wg.Go(func() {
+				io.Copy(c, body(size))
+				c.CloseWrite()
+			})
+			if n, err := io.Copy(io.Discard, c); n != size || err != nil {
+				t.Errorf("bulk: got %d bytes, %v, want %d", n, err, size)
+			}
+		})
+	}
+	wg.Wait()
+	for i, c := range callers {
+		if i%3 == 0 {
+			c.SetLinger(0) // it resets
+		}
+		c.Close()
+	}
+	td.ebbs(t, "a storm")
+	stop()
+
+	// A target that accepts and says nothing.
+	for _, c := range td.silence(t) {
+		c.Close()
+	}
+	td.ebbs(t, "silence")
+	td.ln.SetDeadline(time.Time{})
+
+	// A target that is not there.
+	td.ln.Close()
+	for range td.many() {
+		wg.Go(func() {
+			c, err := net.DialTimeout("tcp", td.through, 30*time.Second)
+			if err != nil {
+				return // a reset that comes at once may look like this
+			}
+			defer c.Close()
+			c.SetDeadline(time.Now().Add(time.Minute))
+			if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil || isTimeout(err) {
+				t.Errorf("target down: read %d, %v, want that the connection is over", n, err)
+			}
+		})
+	}
+	wg.Wait()
+	td.ebbs(t, "a target that is down")
+}
+
+// silence connects callers that hear nothing.
+func (td *tide) silence(t *testing.T) (ends []net.Conn) {
+	t.Helper()
+	for range 100 {
+		c, err := net.DialTimeout("tcp", td.through, 30*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(c, "is anybody there?")
+		td.ln.SetDeadline(time.Now().Add(30 * time.Second))
+		far, err := td.ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { // until the caller has left
+			defer far.Close()
+			io.Copy(io.Discard, far)
+		}()
+		ends = append(ends, c)
+	}
+	return ends
+}
+
+func newTide(t *testing.T) *tide {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return &tide{ln: ln.(*net.TCPListener), through: "127.0.0.1:" + freePort(t)}
+}
+
+func TestTideThroughTCPOverWebsocket(t *testing.T) {
+	td := newTide(t)
+	at := "127.0.0.1:" + freePort(t)
+	for _, argv := range [][]string{
+		{"server", "-listen_ws", at, "-connect_tcp", td.ln.Addr().String()},
+		{"client", "-listen_tcp", td.through, "-connect_ws", "ws://" + at},
+	} {
+		p := start(t, argv[0], aditCommand(append([]string{binary, "tcp-over-websocket"}, argv...)))
+		waitListens(t, p, "Listening to")
+		td.procs = append(td.procs, p)
+	}
+	td.run(t)
+}
+
+func TestTideThroughForward(t *testing.T) {
+	td := newTide(t)
+	s := startServer(t, "--forward", td.ln.Addr().String())
+	a := s.agent(t, "forward", td.through+":"+td.ln.Addr().String())
+	waitListens(t, a, "  ->")
+	td.procs = []*process{s.process, a}
+	td.run(t)
+}
