@@ -15,7 +15,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -232,7 +234,7 @@ func watchDoor(t *testing.T, visit func(context.Context) error) *watchedDoor {
 		for ctx.Err() == nil {
 			<-every.C
 			w.done.Go(func() {
-				limit, cancel := context.WithTimeout(context.Background(), 8*time.Second)
+				limit, cancel := context.WithTimeout(context.Background(), 6*time.Second)
 				defer cancel()
 				began := time.Now()
 				err := visit(limit)
@@ -348,5 +350,88 @@ func TestFailover(t *testing.T) {
 	f.server.start(t)
 	for name, visit := range f.doors {
 		eventually(t, name+" leads somewhere after a restart", 20*time.Second, visit)
+	}
+}
+
+// What docs/failover.md says under "Try it" works as it stands there, but for
+// ports: on a clean machine, with two agents and a web server that alone has its
+// key.
+func TestDocumentedFailover(t *testing.T) {
+	t.Parallel()
+	for _, program := range []string{"go", "openssl", "curl", "sh"} {
+		need(t, program)
+	}
+	page, err := os.ReadFile("../docs/failover.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(page), "\n## Try it\n")
+	text, _, _ = strings.Cut(text, "\n## ")
+	listen, port := "127.0.0.1:"+freePort(t), freePort(t)
+	text = strings.NewReplacer(
+		"9443", freePort(t), "8443", port, "9090", freePort(t),
+		"adit server ", "adit server --listen "+listen+" ",
+		"adit tls ", "adit tls --server ws://"+listen+" ",
+	).Replace(text)
+	var blocks []string // of the shell
+	for _, m := range regexp.MustCompile("(?s)```([a-z]*)\n(.*?)```").FindAllStringSubmatch(text, -1) {
+		if m[1] == "sh" {
+			blocks = append(blocks, m[2])
+		}
+	}
+	yaml := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindStringSubmatch(text)
+	if len(blocks) != 6 || yaml == nil {
+		t.Fatalf("docs/failover.md has %d blocks of commands, want 6, and a file", len(blocks))
+	}
+	dir := t.TempDir()
+	if err := os.Symlink(binary, filepath.Join(dir, "adit")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "failover.yaml"), []byte(yaml[1]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	shell := func(name, script string) *process {
+		c := exec.Command("sh", "-ec", script)
+		c.Dir = dir
+		c.Env = append(environ(), "HOME="+dir, "XDG_STATE_HOME=", "PATH="+dir+":"+os.Getenv("PATH"))
+		return start(t, name, c)
+	}
+	shell("web server", blocks[0])
+	server := shell("server", blocks[1])
+	waitAccepts(t, server, listen)
+	first, second := shell("home", blocks[2]), shell("office", blocks[3])
+	for _, a := range []*process{first, second} {
+		a.waitLog(t, "an address", 20*time.Second, func(log string) bool { return strings.Contains(log, "->") })
+	}
+	set := shell("route", blocks[4])
+	select {
+	case <-set.done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("adit route does not end")
+	}
+	if out, _ := set.log.read(); !strings.Contains(out, "+ www.home.test\n") || !strings.Contains(out, "1 route changed") || !strings.Contains(out, "office") {
+		t.Errorf("adit route printed %q, want the new route and its members", out)
+	}
+	visitors := shell("visitors", blocks[5])
+	codes := func() (good, all int) {
+		out, _ := visitors.log.read()
+		return strings.Count(out, "200\n"), strings.Count(out, "\n")
+	}
+	served := func(n int) {
+		t.Helper()
+		from, _ := codes()
+		eventually(t, fmt.Sprint(n, " more visitors are served"), 30*time.Second, func(context.Context) error {
+			if good, all := codes(); good < from+n {
+				return fmt.Errorf("%d of %d", good, all)
+			}
+			return nil
+		})
+	}
+	served(10)
+	first.kill()
+	served(10)
+	if good, all := codes(); all-good > 3 {
+		out, _ := visitors.log.read()
+		t.Errorf("%d of %d visitors were not served, want at most 3:\n%s", all-good, all, out)
 	}
 }
