@@ -22,6 +22,7 @@ type event struct {
 	From, Text, Frame, Hex, Body string
 	Flags                        []string
 	Stream                       uint32
+	Conn                         int
 	End                          bool
 }
 
@@ -35,6 +36,16 @@ func recorded(t *testing.T, name string) (events []event) {
 		t.Fatal(err)
 	}
 	return events
+}
+
+// served returns the number of the conn of a recording that became a session.
+func served(events []event) int {
+	for _, e := range events {
+		if strings.HasPrefix(e.Text, "HTTP/1.1 200") {
+			return e.Conn
+		}
+	}
+	return 0
 }
 
 // A side is what one side has said, stream by stream.
@@ -177,13 +188,20 @@ func put(t *testing.T, addr, set string) (int, string) {
 // TestGoldenServer plays the original agent of both generations to the server.
 func TestGoldenServer(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"single-port-transcript-no-tls", "two-port-transcript"} {
+	for _, name := range []string{"single-port-transcript-no-tls", "single-port-transcript", "two-port-transcript", "single-port-proxy-tcp6", "first-readme-transcript-no-tls"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			events := recorded(t, name)
 			config := ServerConfig{}
-			if strings.HasPrefix(name, "two") {
+			proxy, fronts := "HaProxyProxyProtocol", []string{"127.0.0.1"}
+			switch name {
+			case "two-port-transcript":
 				config.TunnelControlPort, config.ManagementPort = 1, 2
+			case "first-readme-transcript-no-tls":
+				config.TunnelControlPort, config.ManagementPort = 1, 2
+				proxy = "ProxyProtocol"
+			case "single-port-proxy-tcp6":
+				fronts = []string{"::1", "::", "0.0.0.0"} // a visitor of each
 			}
 			s, addr := startServer(t, config)
 			_, changed := s.agents.pick(nil)
@@ -194,10 +212,16 @@ func TestGoldenServer(t *testing.T) {
 			defer conn.Close()
 			conn.SetDeadline(time.Now().Add(10 * time.Second))
 			p := &peer{t: t, conn: conn, r: bufio.NewReader(conn), want: newSide(), got: newSide()}
-			front := freePort(t)
+			var ports []int
+			for range fronts {
+				ports = append(ports, freePort(t))
+			}
 			var visitor net.Conn
+			visits := 0
 			for i, e := range events {
 				switch {
+				case e.Conn != served(events): // which were refused
+					continue
 				case e.End:
 					return
 				case e.From == "client":
@@ -212,15 +236,25 @@ func TestGoldenServer(t *testing.T) {
 				case strings.HasPrefix(e.Body, "{"):
 					if visitor == nil {
 						<-changed
-						set := fmt.Sprintf(`[{"ClientIdentifier":"TestClient1","ListenAddress":"127.0.0.1","ListenPort":%d,"BackEndService":"fooService","HaProxyProxyProtocol":true}]`, front)
+						var entries []string
+						for i, address := range fronts {
+							entries = append(entries, fmt.Sprintf(`{"ClientIdentifier":"TestClient1","ListenAddress":%q,"ListenPort":%d,"BackEndService":"fooService","HaProxyProxyProtocol":true}`, address, ports[i]))
+						}
+						set := "[" + strings.Join(entries, ",") + "]"
 						if config.twoPort() {
-							set = fmt.Sprintf(`[{"ClientIdentifier":"TestClient1","FrontEndListenPort":%d,"BackEndPort":43711,"HaProxyProxyProtocol":true}]`, front)
+							set = fmt.Sprintf(`[{"ClientIdentifier":"TestClient1","FrontEndListenPort":%d,"BackEndPort":43711,%q:true}]`, ports[0], proxy)
 						}
 						if status, text := put(t, addr[len(addr)-1], set); status != 200 {
 							t.Fatalf("PUT: got %d %q, want 200", status, text)
 						}
 					}
-					if visitor, err = net.Dial("tcp", fmt.Sprint("127.0.0.1:", front)); err != nil {
+					to := visits % len(fronts)
+					visits++
+					host := "127.0.0.1"
+					if fronts[to] == "::1" {
+						host = "::1"
+					}
+					if visitor, err = net.Dial("tcp", net.JoinHostPort(host, fmt.Sprint(ports[to]))); err != nil {
 						t.Fatal(err)
 					}
 					defer visitor.Close()
@@ -241,7 +275,7 @@ func TestGoldenServer(t *testing.T) {
 // TestGoldenAgent plays the original server of both generations to the agent.
 func TestGoldenAgent(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"single-port-transcript-no-tls", "two-port-transcript", "single-port-dead-ends", "single-port-three-at-once"} {
+	for _, name := range []string{"single-port-transcript-no-tls", "single-port-transcript", "two-port-transcript", "single-port-dead-ends", "single-port-three-at-once", "single-port-proxy-tcp6", "first-readme-transcript-no-tls"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			events := recorded(t, name)
@@ -261,7 +295,7 @@ func TestGoldenAgent(t *testing.T) {
 			ln := listenOnly(t)
 			config := AgentConfig{ClientIdentifier: "TestClient1", ServerAddr: ln.Addr().String(),
 				ServiceToLocalAddrMap: map[string]string{"fooService": echo, "alpha": echo, "beta": echo, "gamma": echo, "down": fmt.Sprint("127.0.0.1:", freePort(t))}}
-			if strings.HasPrefix(name, "two") {
+			if strings.HasPrefix(name, "two") || strings.HasPrefix(name, "first") {
 				config.ServerHost, config.ServiceToLocalAddrMap = "127.0.0.1", nil
 			}
 			runAgent(t, config)
@@ -275,6 +309,7 @@ func TestGoldenAgent(t *testing.T) {
 			_, port, _ := net.SplitHostPort(echo)
 			for _, e := range events {
 				switch {
+				case e.Conn != served(events): // which were refused
 				case e.End:
 					return
 				case e.From == "client" && e.Text != "":
