@@ -11,9 +11,11 @@ import (
 
 // A Claim is unchecked. It is never logged, since Token is a secret.
 type Claim struct {
-	Token  string         // bearer token or shared secret; empty if none was sent
-	ID     string         // the ID that the agent asks for; empty if it binds names later
-	Remote netip.AddrPort // where the claim came from
+	Token string // bearer token or shared secret; empty if none was sent
+	ID    string // the ID that the agent asks for; empty if it binds names later
+	// Password goes with Token in dialects whose tokens may have one.
+	Password string
+	Remote   netip.AddrPort // where the claim came from
 
 	// Certs are what the agent sent in the TLS handshake, leaf first, if it
 	// has proved there that it has the leaf's key. Whether they are good for

@@ -51,6 +51,7 @@ type serverFlags struct {
 	identity       identityFlags
 	tls            tlsFlags
 	websocktunnel  serverTunnelFlags
+	wstunnel       serverWstunnelFlags
 	doctor         serverDoctorFlags
 	quic           serverQUICFlags
 	forest         serverForestFlags
@@ -98,6 +99,7 @@ func (f *serverFlags) add(fl *pflag.FlagSet) {
 	f.forward.add(fl)
 	f.identity.add(fl)
 	f.websocktunnel.add(fl, f.p)
+	f.wstunnel.add(fl, f.p)
 	f.doctor.add(fl)
 	f.quic.add(fl)
 	f.forest.add(fl)
@@ -281,6 +283,9 @@ func (f *serverFlags) options(log *slog.Logger) (opts server.Options, err error)
 		native.New(native.Options{Session: so, Forwards: f.forward.streams(), Logger: log}),
 	}
 	if err := f.websocktunnel.apply(&opts); err != nil {
+		return opts, err
+	}
+	if err := f.wstunnel.apply(&opts); err != nil {
 		return opts, err
 	}
 	if err := f.forest.apply(&opts); err != nil {

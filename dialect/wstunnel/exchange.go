@@ -59,7 +59,12 @@ func (t *Tunnel) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err := t.enter(ex); err != nil {
 		return nil, err
 	}
-	return t.do(req.Context(), ex, unblock)
+	resp, err := t.do(req.Context(), ex, unblock)
+	if err != nil {
+		return nil, err
+	}
+	resp.Request = req
+	return resp, nil
 }
 
 func newExchange(method, caller string) *exchange {

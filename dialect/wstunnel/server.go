@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -15,7 +14,6 @@ import (
 
 	"adit/carrier"
 	"adit/internal/wsconn"
-	"adit/internal/wsframe"
 	"adit/session"
 	"adit/tunnel"
 )
@@ -125,15 +123,20 @@ type Server struct {
 func NewServer(opts ServerOptions) *Server {
 	opts.defaults()
 	s := &Server{opts: opts, memory: &budget{limit: opts.Memory}, ends: make(chan struct{}), lookups: make(chan struct{}, maxLookups), tunnels: make(map[[sha256.Size]byte]*Tunnel)}
-	s.acceptor = session.NewAcceptor(&session.Options{
+	s.acceptor = newAcceptor(&opts)
+	s.running.Go(s.forget)
+	return s
+}
+
+// newAcceptor returns what takes the sessions of clients that are adit.
+func newAcceptor(opts *ServerOptions) *session.Acceptor {
+	return session.NewAcceptor(&session.Options{
 		Ping:         opts.PingTimeout / 3,
 		Dead:         opts.PingTimeout,
 		ResumeWindow: resumeWindow,
 		MaxStreams:   -1, // clients open none
 		Budget:       session.NewBudget(opts.Memory),
 	})
-	s.running.Go(s.forget)
-	return s
 }
 
 // resumeWindow is how long a session of our own waits for its client to come
@@ -234,29 +237,36 @@ func (t *Tunnel) idle() time.Duration {
 
 const minToken = 16 // bytes of a client's token
 
-// serveTunnel takes a client.
-func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request) {
-	token := r.Header.Get("Origin")
-	key := r.Header.Get("Sec-Websocket-Key")
+// checkHandshake returns a client's token and the key of its handshake. The
+// error is a *StatusError.
+func checkHandshake(r *http.Request) (token, key string, err error) {
+	bad := func(text string) error { return &StatusError{Code: http.StatusBadRequest, Text: text} }
+	token, key = r.Header.Get("Origin"), r.Header.Get("Sec-Websocket-Key")
 	switch {
 	case r.Method != http.MethodGet:
-		http.Error(w, "Only GET requests are supported", http.StatusBadRequest)
-		return
+		return "", "", bad("Only GET requests are supported")
 	case token == "":
-		http.Error(w, "Origin header with rendez-vous token required", http.StatusBadRequest)
-		return
+		return "", "", bad("Origin header with rendez-vous token required")
 	case len(token) < minToken:
 		// The text of the original; it goes to whoever has sent the token.
-		http.Error(w, fmt.Sprintf("Rendez-vous token (%s) is too short (must be 16 chars)", token), http.StatusBadRequest)
-		return
+		return "", "", bad(fmt.Sprintf("Rendez-vous token (%s) is too short (must be 16 chars)", token))
+	case !hasToken(r.Header["Connection"], "upgrade") || !hasToken(r.Header["Upgrade"], "websocket") ||
+		!hasToken(r.Header["Sec-Websocket-Version"], "13") || key == "":
+		return "", "", bad("Not a websocket handshake")
 	}
-	if text := checkPassword(s.opts.Passwords, token, r); text != "" {
-		answerError(w, &StatusError{Code: http.StatusUnauthorized, Text: text, Challenge: `Basic realm="wstunnel"`})
-		return
+	return token, key, nil
+}
+
+// serveTunnel takes a client.
+func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request) {
+	token, key, err := checkHandshake(r)
+	if err == nil {
+		if text := checkPassword(s.opts.Passwords, token, r); text != "" {
+			err = &StatusError{Code: http.StatusUnauthorized, Text: text, Challenge: `Basic realm="wstunnel"`}
+		}
 	}
-	if !hasToken(r.Header["Connection"], "upgrade") || !hasToken(r.Header["Upgrade"], "websocket") ||
-		!hasToken(r.Header["Sec-Websocket-Version"], "13") || key == "" {
-		http.Error(w, "Not a websocket handshake", http.StatusBadRequest)
+	if err != nil {
+		answerError(w, err)
 		return
 	}
 	// The token is known before the client hears that it is: what its callers
@@ -271,7 +281,10 @@ func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request) {
 	if v := r.Header.Get("X-Forwarded-For"); v != "" {
 		remote = v
 	}
-	conn, br, err := upgrade(w, key, native)
+	conn, br, err := hijack(w)
+	if err == nil {
+		err = switchProtocols(conn, key, native)
+	}
 	if err != nil {
 		s.opts.Log.Error("WS upgrade error", "tunnel", t.id, "err", err)
 		t.leaveClient()
@@ -307,21 +320,11 @@ func (s *Server) serveClient(t *Tunnel, conn net.Conn, br *bufio.Reader, native 
 	log.Info("WS   closing", "err", err)
 }
 
-// upgrade answers the handshake and takes the connection over.
-func upgrade(w http.ResponseWriter, key string, native bool) (net.Conn, *bufio.Reader, error) {
+// hijack takes a client's connection over.
+func hijack(w http.ResponseWriter) (net.Conn, *bufio.Reader, error) {
 	conn, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		http.Error(w, "Not a websocket handshake", http.StatusBadRequest)
-		return nil, nil, err
-	}
-	head := "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-		"Sec-WebSocket-Accept: " + wsframe.Accept(key) + "\r\n"
-	if native {
-		head += headerSession + ": " + sessionVersion + "\r\n"
-	}
-	conn.SetDeadline(time.Now().Add(headTime))
-	if _, err := io.WriteString(conn, head+"\r\n"); err != nil {
-		conn.Close()
 		return nil, nil, err
 	}
 	conn.SetDeadline(time.Time{})
