@@ -12,6 +12,7 @@ var choices = map[string][]string{
 	"log-level":  {"debug", "info", "warn", "error"},
 	"log-format": {"auto", "text", "json"},
 	"screen":     {"auto", "off"},
+	"proxy-auth": defaultSchemes,
 }
 
 // A shell is one that adit completion knows.
