@@ -48,6 +48,7 @@ type options struct {
 	tls       *tls.Config
 	dial      func(ctx context.Context, network, addr string) (net.Conn, error)
 	proxy     string
+	ticket    func(ctx context.Context, host string) ([]byte, error)
 	out       *wayout.Dialer // what proxy amounts to
 	host      string
 	header    http.Header
@@ -170,6 +171,14 @@ func WithDialContext(dial func(ctx context.Context, network, addr string) (net.C
 // for it, and appears nowhere else.
 func WithProxy(url string) Option {
 	return func(o *options) { o.proxy = url }
+}
+
+// WithProxyTicket lets f show an HTTP proxy that asks for Negotiate (RFC 4559) who
+// asks, by a token of SPNEGO for HTTP on that host: with a ticket of Kerberos, say.
+// If f fails, the password in WithProxy is left, if there is one. ctx ends with
+// the attempt to connect.
+func WithProxyTicket(f func(ctx context.Context, host string) ([]byte, error)) Option {
+	return func(o *options) { o.ticket = f }
 }
 
 // WithServerHost sets the Host that requests to the server have, for what stands
@@ -299,7 +308,7 @@ func (o *options) check() error {
 
 // wayOut sets out.
 func (o *options) wayOut() error {
-	o.out = &wayout.Dialer{}
+	o.out = &wayout.Dialer{Negotiate: o.ticket}
 	if o.tls != nil {
 		o.out.TLS = &tls.Config{RootCAs: o.tls.RootCAs} // without the certificate that the server sees
 	}

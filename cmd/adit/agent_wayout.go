@@ -203,12 +203,21 @@ func proxyRemedy(e *wayout.Error) string {
 	socks := strings.HasPrefix(e.Proxy, "socks")
 	switch e.Kind {
 	case wayout.LoginNeeded:
-		if len(e.Offers) > 0 && !slices.Contains(e.Offers, "Basic") {
-			return ""
+		known := func(scheme string) bool { return slices.Contains(wayout.Schemes, scheme) }
+		if len(e.Offers) > 0 && !slices.ContainsFunc(e.Offers, known) {
+			return " (none of which adit knows)"
 		}
-		return " (give user and password in --proxy-password-file, or in the URL in " + envName("proxy") + " or HTTPS_PROXY)"
+		ticket := ""
+		if slices.Contains(e.Offers, wayout.Negotiate) {
+			ticket = "get a ticket with kinit, or "
+		}
+		return " (" + ticket + "give user and password in --proxy-password-file, or in the URL in " + envName("proxy") + " or HTTPS_PROXY)"
 	case wayout.LoginRefused:
-		return " (look at user and password: in --proxy-password-file, " + envName("proxy") + " or HTTPS_PROXY)"
+		domain := ""
+		if slices.Contains(e.Offers, wayout.NTLM) {
+			domain = `; for NTLM with the domain, as in CORP\me`
+		}
+		return " (look at user and password, in --proxy-password-file, " + envName("proxy") + " or HTTPS_PROXY" + domain + ")"
 	case wayout.Forbidden:
 		return " (most proxies let port 443 alone be reached: have the server listen there, or ask whoever runs the proxy)"
 	case wayout.Unreachable, wayout.Setting:

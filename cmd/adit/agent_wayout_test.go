@@ -71,6 +71,10 @@ func TestProxySettings(t *testing.T) {
 func TestProxyReasons(t *testing.T) {
 	t.Parallel()
 	basic := hostile.NewProxy(t, hostile.ProxyOptions{Login: hostile.Basic("me", "secret")})
+	windows := hostile.NewProxy(t, hostile.ProxyOptions{Login: hostile.NTLM("NTLM", "CORP", "me", "secret", "Negotiate")})
+	digest := hostile.NewProxy(t, hostile.ProxyOptions{Login: func() hostile.Login {
+		return func(string) (bool, []string) { return false, []string{`Digest realm="x"`} }
+	}})
 	strict := hostile.NewProxy(t, hostile.ProxyOptions{Refuse: func(string) int { return http.StatusForbidden }})
 	for _, tt := range []struct {
 		name, proxy string
@@ -78,12 +82,16 @@ func TestProxyReasons(t *testing.T) {
 	}{
 		{"wants a login", "http://" + basic.Addr, []string{"proxy http://" + basic.Addr, "Basic", "--proxy-password-file"}},
 		{"refuses the login", "http://me:hidden@" + basic.Addr, []string{"does not accept the login", "--proxy-password-file"}},
+		{"wants a ticket or NTLM", "http://" + windows.Addr, []string{"it takes Negotiate, NTLM", "kinit", "--proxy-password-file"}},
+		{"refuses NTLM", "http://me:hidden@" + windows.Addr, []string{"does not accept the login", `CORP\me`}},
+		{"takes Digest alone", "http://me:hidden@" + digest.Addr, []string{"it takes Digest", "none of which adit knows"}},
 		{"refuses the port", "http://me:hidden@" + strict.Addr, []string{"tunnel.example.com:8443", "403", "443 alone"}},
 		{"is not there", "http://me:hidden@127.0.0.1:1", []string{"proxy http://127.0.0.1:1: connection refused", "--proxy"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			c := newCommand(t, "ADIT_TOKEN="+testSecret).start(t, "http", "3000", "--id", "web", "--server", "wss://tunnel.example.com:8443", "--proxy", tt.proxy)
+			c := newCommand(t, "ADIT_TOKEN="+testSecret, "KRB5CCNAME=/nonexistent").start(t, "http", "3000", "--id", "web",
+				"--server", "wss://tunnel.example.com:8443", "--proxy", tt.proxy)
 			line := c.out.wait(t, `(.*)\n`)
 			for _, want := range tt.want {
 				if !strings.Contains(line, want) {
