@@ -164,7 +164,9 @@ func Listen(ctx context.Context, opts ListenOptions) (*Listener, error) {
 // none to be had. It owns all sessions.
 func (l *Listener) run(ctx context.Context, s *wsmux.Session) {
 	defer close(l.done)
+	p := pacer{retry: l.opts.Retry.withDefaults()}
 	for {
+		began := time.Now()
 		stop := l.serve(ctx, s)
 		select {
 		case <-s.Done():
@@ -177,7 +179,12 @@ func (l *Listener) run(ctx context.Context, s *wsmux.Session) {
 			return
 		}
 		l.lost(err)
-		if s, err = l.again(ctx, errors.Is(err, wsmux.ErrSuperseded)); err != nil {
+		if superseded := errors.Is(err, wsmux.ErrSuperseded); superseded || sleep(ctx, p.pause(time.Since(began))) {
+			s, err = l.again(ctx, superseded)
+		} else {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
 			l.fail(err)
 			return
 		}

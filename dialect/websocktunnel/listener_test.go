@@ -158,6 +158,25 @@ func TestReconnectedMeanwhile(t *testing.T) {
 	}
 }
 
+// Two agents with one id at a server that does not tell them so take it from
+// each other, but less and less often.
+func TestTakingTurns(t *testing.T) {
+	t.Parallel()
+	fs := newFakeServer(t, false, websocktunnel.Options{})
+	opts := fs.options()
+	opts.Retry.Initial = 20 * time.Millisecond
+	listen(t, opts)
+	fs.next(t).Close()
+	fs.next(t).Close() // at once, as after any loss
+	began := time.Now()
+	for range 4 {
+		fs.next(t).Close()
+	}
+	if took := time.Since(began); took < 4*opts.Retry.Initial {
+		t.Errorf("registered 4 times within %v, want pauses of %v and more", took, opts.Retry.Initial)
+	}
+}
+
 // answers has a server that answers each attempt with the next status, and the
 // last one again and again.
 func answers(t *testing.T, statuses ...int) (url string, attempts *atomic.Int32) {

@@ -38,6 +38,35 @@ func (r Retry) next(last time.Duration) time.Duration {
 // to see whether that is gone: 5 s by default.
 func (r Retry) standby() time.Duration { return min(10*r.Initial, r.Max) }
 
+// steady is how long a session has to last for the next one to be had at once.
+const steady = 5 * time.Second
+
+// A pacer keeps sessions that end soon from following each other without a
+// pause: two agents with one ID would take it from each other as fast as they
+// can, at a server that cannot tell them so.
+type pacer struct {
+	retry Retry // with defaults
+	short int   // sessions in a row that ended soon
+	delay time.Duration
+}
+
+// pause returns how long to wait after a session that lasted so long. After
+// the first short one that is not at all.
+func (p *pacer) pause(lasted time.Duration) time.Duration {
+	if lasted >= max(steady, 2*p.delay) {
+		p.short, p.delay = 0, 0
+		return 0
+	}
+	switch p.short++; p.short {
+	case 1:
+	case 2:
+		p.delay = p.retry.Initial
+	default:
+		p.delay = p.retry.next(p.delay)
+	}
+	return p.delay
+}
+
 // again makes a round of attempts to get another session. superseded says that
 // another agent has taken over: this one then waits, for as long as it takes,
 // until that is gone.
