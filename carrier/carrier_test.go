@@ -441,18 +441,20 @@ func TestDialSlow(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
+	// A dial that ends in time, so that the time is up in the next phase.
+	dial := func(_ context.Context, network, addr string) (net.Conn, error) { return net.Dial(network, addr) }
 	for _, tt := range []struct {
 		name string
 		d    carrier.Dialer
 		want string
 	}{
 		{"dial", carrier.Dialer{URL: "wss://example.com/", DialContext: hang}, "carrier: dial tcp example.com:443: "},
-		{"TLS", carrier.Dialer{URL: "wss://" + silent + "/"}, "carrier: tls handshake with 127.0.0.1: "},
-		{"upgrade", carrier.Dialer{URL: "ws://" + silent + "/"}, "carrier: upgrade at " + silent + ": "},
+		{"TLS", carrier.Dialer{URL: "wss://" + silent + "/", DialContext: dial}, "carrier: tls handshake with 127.0.0.1: "},
+		{"upgrade", carrier.Dialer{URL: "ws://" + silent + "/", DialContext: dial}, "carrier: upgrade at " + silent + ": "},
 		{"head", carrier.Dialer{URL: "ws://" + serveRaw(t, func(c net.Conn) {
 			io.WriteString(c, switching)
 			io.Copy(io.Discard, c)
-		})}, "carrier: upgrade at "},
+		}), DialContext: dial}, "carrier: upgrade at "},
 	} {
 		for _, how := range []string{"deadline", "cancel", "timeout"} {
 			t.Run(tt.name+"/"+how, func(t *testing.T) {

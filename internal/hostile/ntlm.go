@@ -10,7 +10,8 @@ import (
 	"strings"
 	"unicode/utf16"
 
-	"golang.org/x/crypto/md4" //lint:ignore SA1019 NTLM has no other
+	//lint:ignore SA1019 NTLM has no other
+	"golang.org/x/crypto/md4"
 )
 
 // NTLM returns a way to log in with NTLM in version 2 (MS-NLMP): two requests
