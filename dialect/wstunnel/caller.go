@@ -39,6 +39,7 @@ type caller struct {
 	out      []byte
 	deadline time.Time // of reads, as set
 	req      http1.Request
+	head     bool // the request is HEAD
 	reply    reply
 	ex       *exchange // of the request in progress
 	tunnel   *Tunnel
@@ -171,6 +172,7 @@ func (c *caller) address() (token, target string) {
 // the connection is good for another.
 func (c *caller) relay(t *Tunnel, target string, n int) bool {
 	size := int(c.req.Length)
+	c.head = string(c.req.Method) == http.MethodHead // while what Method is a part of is there
 	ex := newExchange(string(c.req.Method), c.addr)
 	ex.head = c.appendHead(make([]byte, 0, n+64+size), target)
 	ex.ready = true
@@ -276,9 +278,8 @@ func (c *caller) refuse(err error) bool {
 	if se.Text != "" {
 		body = []byte(se.Text + "\n")
 	}
-	head := string(c.req.Method) == http.MethodHead
-	c.out, _ = c.reply.appendHead(c.out[:0], body, true, head, c.req.KeepAlive)
-	if !head {
+	c.out, _ = c.reply.appendHead(c.out[:0], body, true, c.head, c.req.KeepAlive)
+	if !c.head {
 		c.out = append(c.out, body...)
 	}
 	_, werr := c.conn.Write(c.out)
@@ -289,7 +290,6 @@ func (c *caller) refuse(err error) bool {
 // that needs nothing more of it.
 func (c *caller) answer(got *received, end func()) error {
 	p := &c.reply
-	head := string(c.req.Method) == http.MethodHead
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	first, whole, err := (*buf)[:0], p.length == 0, error(nil)
@@ -314,7 +314,7 @@ func (c *caller) answer(got *received, end func()) error {
 	if err != nil && (!errors.Is(err, io.EOF) || p.length >= 0) && len(first) == 0 {
 		return err
 	}
-	out, chunked := p.appendHead(c.out[:0], first, whole, head, c.req.KeepAlive)
+	out, chunked := p.appendHead(c.out[:0], first, whole, c.head, c.req.KeepAlive)
 	c.out = out
 	if chunked {
 		return c.answerChunks(first, err)

@@ -55,9 +55,10 @@ type errand struct {
 	out    []byte // what goes into the tunnel
 	length int64  // of the answer's body
 
-	mu    sync.Mutex // guards the fields below
-	conn  *directConn
-	ended bool // cut was called
+	mu     sync.Mutex // guards the fields below
+	conn   *directConn
+	cancel func() // instead of conn, when net/http has that
+	ended  bool   // cut was called
 }
 
 var errands = sync.Pool{New: func() any { return new(errand) }}
@@ -65,8 +66,12 @@ var errands = sync.Pool{New: func() any { return new(errand) }}
 // maxErrand is the largest memory that is kept for the next errand, in bytes.
 const maxErrand = 32 << 10
 
+// done ends the errand, which cut is not called of any more.
 func (e *errand) done() {
-	e.conn, e.ended = nil, false
+	if e.cancel != nil {
+		e.cancel()
+	}
+	e.conn, e.cancel, e.ended = nil, nil, false
 	if cap(e.in)+cap(e.send)+cap(e.head)+cap(e.out) <= maxErrand {
 		errands.Put(e)
 	}
@@ -264,7 +269,10 @@ func (e *errand) cut() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.ended = true
-	if e.conn != nil {
+	switch {
+	case e.cancel != nil:
+		e.cancel()
+	case e.conn != nil:
 		e.conn.SetDeadline(time.Unix(1, 0))
 	}
 }
@@ -375,7 +383,14 @@ func (e *errand) hand(ctx context.Context, l *local, id uint16, c *directConn) (
 		c.Close()
 		return refused, nil
 	}
-	out = out.WithContext(context.WithValue(ctx, askedKey{}, &asked{c: c}))
+	ctx, cancel := context.WithCancel(context.WithValue(ctx, askedKey{}, &asked{c: c}))
+	e.mu.Lock()
+	e.conn, e.cancel = nil, cancel // the connection may be somebody else's soon
+	if e.ended {
+		cancel()
+	}
+	e.mu.Unlock()
+	out = out.WithContext(ctx)
 	return l.ask(out, id, req.Proto), nil
 }
 
