@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	asJSON    = "Content-Type: application/json"
-	blockBody = `{"name":"web","reason":"phishing"}`
+	asJSON     = "Content-Type: application/json"
+	blockBody  = `{"name":"web","reason":"phishing"}`
+	routesBody = `{"routes":[{"name":"web","members":[{"id":"a"}]}]}`
 )
 
 // What each verb takes: nothing but the admin token carries out an order, and

@@ -45,6 +45,9 @@ func (a *scriptedAgent) serve(l net.Listener) {
 			c.(tunnel.Incoming).Refuse(code, "no")
 			continue
 		}
+		if act == "deaf" { // it does not even accept
+			continue
+		}
 		c.(tunnel.Incoming).Accept()
 		go a.answer(c, act)
 	}
@@ -69,6 +72,9 @@ func (a *scriptedAgent) answer(c net.Conn, act string) {
 		a.mu.Unlock()
 		switch act {
 		case "close":
+			return
+		case "silent":
+			io.Copy(io.Discard, c)
 			return
 		case "half":
 			io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n")

@@ -69,7 +69,8 @@ type Ask struct {
 	// trusted proxies, or the PROXY protocol, say counts.
 	Visitor netip.Addr
 
-	// Tried are tunnels that have failed the visitor.
+	// Tried are tunnels that have failed the visitor. It is good until the call
+	// returns.
 	Tried []tunnel.Tunnel
 }
 

@@ -227,6 +227,7 @@ func (o opener) open(ctx context.Context, key string, info tunnel.StreamInfo) (s
 			return nil, info, id, err
 		case draining, errors.Is(err, tunnel.ErrClosed):
 		case to.Alive != nil && (refused != nil || to.givenUp()):
+			o.counters.refusal(err)
 			tried = append(tried, to.Tunnel)
 		default:
 			return nil, info, id, err
