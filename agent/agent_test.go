@@ -48,21 +48,16 @@ func TestUpstreams(t *testing.T) {
 	trusted.TrustOnly(roots)
 	untrusted.TrustOnly(x509.NewCertPool())
 
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed.Close()
-
+	closed := refusing(t)
 	r := run(t, f.options(
 		agent.Tunnel{ID: "plain", Kind: dialect.HTTP, Upstream: upstream(t, web.URL)},
 		agent.Tunnel{ID: "unix", Kind: dialect.HTTP, Upstream: upstream(t, "unix:"+sock)},
 		agent.Tunnel{ID: "secure", Kind: dialect.HTTP, Upstream: trusted},
 		agent.Tunnel{ID: "untrusted", Kind: dialect.HTTP, Upstream: untrusted},
-		agent.Tunnel{ID: "closed", Kind: dialect.HTTP, Upstream: upstream(t, closed.Addr().String())},
+		agent.Tunnel{ID: "closed", Kind: dialect.HTTP, Upstream: upstream(t, closed)},
 		agent.Tunnel{ID: "nosocket", Kind: dialect.HTTP, Upstream: upstream(t, "unix:"+sock+".not")},
 		agent.Tunnel{ID: "echo", Kind: dialect.TCP, Upstream: upstream(t, echoUpstream(t))},
-		agent.Tunnel{ID: "closedtcp", Kind: dialect.TCP, Upstream: upstream(t, closed.Addr().String())},
+		agent.Tunnel{ID: "closedtcp", Kind: dialect.TCP, Upstream: upstream(t, closed)},
 	))
 	s := r.until(agent.Connected)
 	if len(s.Bound) != 8 {

@@ -242,12 +242,7 @@ func TestOnRequestLeft(t *testing.T) {
 func TestOnStream(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed.Close()
-	down := upstream(t, closed.Addr().String())
+	down := upstream(t, refusing(t))
 	opts := f.options(
 		agent.Tunnel{ID: "echo", Kind: dialect.TCP, Upstream: upstream(t, echoUpstream(t))},
 		agent.Tunnel{ID: "down", Kind: dialect.TCP, Upstream: down},

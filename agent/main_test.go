@@ -300,6 +300,23 @@ func (f *fixture) wantReset(port uint16) {
 	}
 }
 
+// refusing returns an address at which nobody listens, nor will while the test
+// runs: it is the near end of a conn.
+func refusing(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c.LocalAddr().String()
+}
+
 // echo sends s through c and back.
 func echo(t *testing.T, c net.Conn, s string) {
 	t.Helper()

@@ -111,24 +111,31 @@ func TestSSHThroughForwards(t *testing.T) {
 	}
 	nc := need(t, "nc")
 	through := map[string]string{
-		"stdio":   stdio,
-		"SOCKS5":  fmt.Sprintf("%s -X 5 -x 127.0.0.1:%s %%h %%p", nc, socks),
-		"CONNECT": fmt.Sprintf("%s -X connect -x 127.0.0.1:%s %%h %%p", nc, socks),
+		"forward":            "",
+		"stdio":              stdio,
+		"stdio to a service": service,
+		"SOCKS5":             fmt.Sprintf("%s -X 5 -x 127.0.0.1:%s %%h %%p", nc, socks),
+		"CONNECT":            fmt.Sprintf("%s -X connect -x 127.0.0.1:%s %%h %%p", nc, socks),
 	}
 	for name, command := range through {
 		t.Run("scp and git clone through "+name, func(t *testing.T) {
 			scp, git := need(t, "scp"), need(t, "git")
-			options := append(d.options(), "-o", "ProxyCommand="+command)
+			at, options, quoted := d.port, d.options(), ""
+			if command == "" {
+				at = port
+			} else {
+				options, quoted = append(options, "-o", "ProxyCommand="+command), " -o 'ProxyCommand="+command+"'"
+			}
 			dir := t.TempDir()
 			file, there, back := filepath.Join(dir, "file"), filepath.Join(dir, "there"), filepath.Join(dir, "back")
 			writeFile(t, file, 8<<20)
 			remote := d.user + "@127.0.0.1:" + there
-			run(t, time.Minute, scp, append(options, "-P", d.port, file, remote)...)
-			run(t, time.Minute, scp, append(options, "-P", d.port, remote, back)...)
+			run(t, time.Minute, scp, append(options, "-P", at, file, remote)...)
+			run(t, time.Minute, scp, append(options, "-P", at, remote, back)...)
 			if got, want := sumOf(t, back), sumOf(t, file); got != want {
 				t.Errorf("there and back: got SHA-256 %x, want %x", got, want)
 			}
-			clones(t, git, strings.Join(append([]string{need(t, "ssh")}, d.options()...), " ")+" -o 'ProxyCommand="+command+"'", d.user+"@127.0.0.1:"+d.port)
+			clones(t, git, strings.Join(append([]string{need(t, "ssh")}, d.options()...), " ")+quoted, d.user+"@127.0.0.1:"+at)
 		})
 	}
 	t.Run("stdio refused", func(t *testing.T) {
@@ -145,8 +152,18 @@ func TestPostgreSQLThroughForwards(t *testing.T) {
 	at := startPostgres(t)
 	port := freePort(t)
 	dir := t.TempDir()
-	startForwards(t, []string{"127.0.0.1:" + at}, port+":127.0.0.1:"+at, "unix:"+filepath.Join(dir, ".s.PGSQL.5432")+":127.0.0.1:"+at)
-	for name, where := range map[string][]string{"tcp": {"-h", "127.0.0.1", "-p", port}, "socket": {"-h", dir}} {
+	var far string // the socket of postgres
+	eventually(t, "postgres says where its socket is", 30*time.Second, func(ctx context.Context) error {
+		out, err := try(ctx, 10*time.Second, psql, "-X", "-q", "-At", "-U", "postgres", "-h", "127.0.0.1", "-p", at, "-c", "show unix_socket_directories")
+		far = filepath.Join(strings.TrimSpace(out), ".s.PGSQL."+at)
+		return err
+	})
+	toSocket := freePort(t)
+	startForwards(t, []string{"127.0.0.1:" + at, "unix:" + far}, port+":127.0.0.1:"+at, toSocket+":unix:"+far,
+		"unix:"+filepath.Join(dir, ".s.PGSQL.5432")+":127.0.0.1:"+at)
+	for name, where := range map[string][]string{
+		"tcp": {"-h", "127.0.0.1", "-p", port}, "socket": {"-h", dir}, "socket of the server": {"-h", "127.0.0.1", "-p", toSocket},
+	} {
 		t.Run(name, func(t *testing.T) {
 			args := append([]string{"-X", "-q", "-At", "-U", "postgres", "-c", "select sum(n) from generate_series(1, 100000) n"}, where...)
 			eventually(t, "postgres answers", 30*time.Second, func(ctx context.Context) error {
