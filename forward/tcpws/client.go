@@ -123,8 +123,14 @@ func (c *Client) serve(ctx context.Context, caller net.Conn) {
 }
 
 // refuse closes a caller that gets no connection: with a reset, so that it
-// cannot take that for an answer.
-func refuse(caller net.Conn) { abort(caller) }
+// cannot take that for an answer. A reset before the caller has noticed that it
+// is connected would be a failure to connect, which callers of the original
+// never see: so it waits for the caller's first bytes, or a little.
+func refuse(caller net.Conn) {
+	caller.SetReadDeadline(time.Now().Add(noticeTime))
+	caller.Read(make([]byte, 1))
+	abort(caller)
+}
 
 const maxRedirects = 10
 
@@ -189,7 +195,7 @@ func shown(u *url.URL) string { return "ws" + strings.TrimPrefix(u.String(), "ht
 
 // handshake sends one request and returns its answer.
 func (c *Client) handshake(ctx context.Context, u *url.URL) (conn net.Conn, resp *http.Response, early []byte, err error) {
-	out := wayout.Dialer{Proxy: c.opts.Proxy, TLS: c.opts.TLS, Timeout: handshakeTime}
+	out := wayout.Dialer{Proxy: c.opts.Proxy, TLS: c.opts.TLS, Timeout: handshakeTime, Eager: true} // as the original
 	if conn, err = out.Dial(ctx, u); err != nil {
 		return nil, nil, nil, err
 	}

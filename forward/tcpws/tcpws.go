@@ -72,7 +72,8 @@ const (
 	closeTime      = 2 * time.Second  // for the answer to a close frame
 	handshakeTime  = 45 * time.Second // as the original
 	headTime       = 10 * time.Second
-	dialTime       = 30 * time.Second // shorter than an original's wait for its handshake
+	noticeTime     = 100 * time.Millisecond // for a caller that is refused to see that it was connected
+	dialTime       = 30 * time.Second       // shorter than an original's wait for its handshake
 )
 
 // tune sets what every TCP connection here has: dead peers are noticed, since
