@@ -1,6 +1,7 @@
 package wayout
 
 import (
+	"fmt"
 	"net/url"
 
 	"golang.org/x/net/http/httpproxy"
@@ -45,7 +46,11 @@ func Environment(getenv func(string) string) func(*url.URL) (*url.URL, error) {
 		if via, err := judge(u); via == nil || err != nil {
 			return nil, err
 		}
-		return ParseProxy(text)
+		via, err := ParseProxy(text)
+		if err != nil {
+			return nil, fmt.Errorf("the proxy's URL in the environment: %w", err)
+		}
+		return via, nil
 	}
 }
 

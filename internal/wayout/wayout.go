@@ -75,9 +75,9 @@ func (d *Dialer) via(server *url.URL) (*url.URL, error) {
 	via, err := d.Proxy(server)
 	if err != nil {
 		if _, ok := errors.AsType[*url.Error](err); ok {
-			err = errors.New("malformed") // it may hold a password
+			err = errors.New("the proxy's URL is malformed") // it may hold a password
 		}
-		return nil, &Error{Kind: Setting, Err: fmt.Errorf("the proxy's URL: %w", err)}
+		return nil, &Error{Kind: Setting, Err: err}
 	}
 	return via, nil
 }
