@@ -71,6 +71,15 @@ func (f *forest) write(name, text string) {
 	}
 }
 
+func (f *forest) read(name string) string {
+	f.t.Helper()
+	b, err := os.ReadFile(f.file(name))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return string(b)
+}
+
 func (f *forest) run(mode, name string) *process {
 	f.t.Helper()
 	// The name of the program is that of the original: a link is enough.

@@ -152,6 +152,16 @@ func startServer(t *testing.T, c ServerConfig) (s *Server, addr []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	runServer(t, s)
+	addr = append(addr, <-ready)
+	if c.twoPort() {
+		addr = append(addr, <-ready)
+	}
+	return s, addr
+}
+
+// runServer runs s until the test ends.
+func runServer(t *testing.T, s *Server) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
@@ -161,11 +171,6 @@ func startServer(t *testing.T, c ServerConfig) (s *Server, addr []string) {
 			t.Errorf("Run: got %v, want nil", err)
 		}
 	})
-	addr = append(addr, <-ready)
-	if c.twoPort() {
-		addr = append(addr, <-ready)
-	}
-	return s, addr
 }
 
 func put(t *testing.T, addr, set string) (int, string) {

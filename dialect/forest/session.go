@@ -104,13 +104,13 @@ func (s *session) run(parent context.Context) error {
 	stop := context.AfterFunc(ctx, func() { s.mux.Close() })
 	defer stop()
 	var wg sync.WaitGroup
-	wg.Go(func() { cancel(s.write(ctx)) })
-	wg.Go(func() { cancel(s.accept()) })
-	wg.Go(func() { cancel(s.read()) })
 	wg.Go(func() {
 		watch(ctx, s.mux, s.conn, s.doubt.Store)
 		cancel(errors.New("the agent gives no sign of life"))
 	})
+	wg.Go(func() { cancel(s.read()) })
+	wg.Go(func() { cancel(s.accept()) })
+	wg.Go(func() { cancel(s.write(ctx)) })
 	<-ctx.Done()
 	close(s.done)
 	s.mux.Close()
