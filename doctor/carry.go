@@ -93,7 +93,7 @@ func (x *examination) carry(ctx context.Context) {
 	wg.Wait()
 	for i := range carriers {
 		c, h := &carriers[i], held[i]
-		if c.Status == Failed {
+		if c.Status == Failed || c.Status == Skipped {
 			continue
 		}
 		c.Silent, c.SilentCut, c.Lasted, c.LastedCut = h.Silent, h.SilentCut, h.Lasted, h.LastedCut
@@ -108,6 +108,10 @@ func (x *examination) carry(ctx context.Context) {
 func (x *examination) measure(ctx context.Context, w way) (c Carrier) {
 	c = Carrier{Name: w.name, Status: OK}
 	failed := func(err error) Carrier {
+		if ctx.Err() != nil {
+			c.Status, c.Problem = Skipped, "there was no time left"
+			return c
+		}
 		c.Status, c.Problem = Failed, reason(err)
 		x.blameCarrier(w.name, err)
 		return c

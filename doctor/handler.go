@@ -15,8 +15,8 @@ import (
 
 // What a server does for whoever asks, who need not be anybody it knows.
 const (
-	maxProbes  = 64               // that are being answered at a time
-	maxOfOne   = 16               // of these, of one address
+	maxProbes  = 128              // that are being answered at a time
+	maxOfOne   = 32               // of these, of one address
 	maxBody    = 4 << 20          // bytes of a request's body
 	bodyTime   = 20 * time.Second // for it to come in
 	dripChunks = 4

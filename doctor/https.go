@@ -26,6 +26,7 @@ const (
 // askProxy gets a connection through the proxy, if there is one.
 func (x *examination) askProxy(ctx context.Context) bool {
 	if x.proxy == nil {
+		x.step("proxy", time.Time{}, Skipped, "none: straight to the server")
 		return true
 	}
 	began := time.Now()

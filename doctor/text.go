@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 	"unicode"
+
+	"adit/carrier"
 )
 
 // reason says in a few words what an error means.
@@ -38,6 +40,9 @@ func reason(err error) string {
 		return "no route to that host"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "closed without an answer"
+	}
+	if de, ok := errors.AsType[*carrier.DialError](err); ok {
+		err = de.Err // where it happened is said beside it
 	}
 	return plain(err.Error(), 160)
 }

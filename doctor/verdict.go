@@ -22,7 +22,7 @@ func (x *examination) blameCarrier(name string, err error) {
 		x.find("carrier", OK, fmt.Sprintf("The carrier %s does not work: %s.", name, reason(err)), "Another one may.")
 		return
 	}
-	const remedy = "Nobody has to mend that: --carrier auto takes another carrier, or name it with --carrier stream. Otherwise ask whoever runs the network, or what is in front of the server, to let WebSockets through."
+	const remedy = "Nobody has to mend that: --carrier auto takes another carrier, or name it with --carrier stream. WebSockets are better, if whoever runs the network, or what is in front of the server, lets them through: nginx needs proxy_http_version 1.1, and Upgrade and Connection set with proxy_set_header."
 	se, _ := errors.AsType[*carrier.StatusError](err)
 	switch {
 	case se != nil && se.StatusCode == http.StatusUpgradeRequired:
@@ -53,7 +53,7 @@ func weight(f Finding) int {
 // conclude adds what only the whole shows, and sorts the findings.
 func (x *examination) conclude() {
 	r := x.report
-	works := func(c Carrier) bool { return c.Status != Failed }
+	works := func(c Carrier) bool { return c.Status == OK || c.Status == Warning }
 	some := slices.ContainsFunc(r.Carriers, works)
 	websocket := slices.ContainsFunc(r.Carriers, func(c Carrier) bool { return c.Name == "websocket" && works(c) })
 	if x.buffered {
@@ -65,7 +65,9 @@ func (x *examination) conclude() {
 			"A WebSocket is not affected. Where there is none, --carrier poll gets through, and --carrier auto finds that by itself. In nginx in front of the server it is proxy_buffering.")
 	}
 	x.blameTime()
-	if len(r.Carriers) > 0 && !some {
+	if late := slices.ContainsFunc(r.Carriers, func(c Carrier) bool { return c.Status == Skipped }); late {
+		x.find("slow", Warning, "The network is so slow that there was no time for all carriers.", "Try --thorough, which takes its time.")
+	} else if len(r.Carriers) > 0 && !some {
 		for i, f := range r.Findings {
 			if f.Severity == Warning {
 				r.Findings[i].Severity = Failed

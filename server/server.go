@@ -136,7 +136,7 @@ type Options struct {
 	Forward []auth.ForwardRule
 
 	// NoDoctor turns away those who examine the way to the server, without
-	// credentials; see package doctor.
+	// credentials; see package doctor. With Rules that is always so.
 	NoDoctor bool
 
 	// ReservedIDs are IDs that agents may bind only if their credentials name
@@ -307,7 +307,7 @@ func New(opts Options) (*Server, error) {
 		}
 		return nil, err
 	}
-	if !opts.NoDoctor {
+	if !opts.NoDoctor && opts.Rules == nil {
 		s.doctor = newDoctor(opts.Version, int(s.QUICAddr().Port()))
 	}
 	if s.base.Host == "" {

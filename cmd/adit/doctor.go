@@ -161,7 +161,7 @@ func (f *doctorFlags) printCarriers(r *doctor.Report) {
 	rows := [][]string{{"carrier", "", "opens", "round trip", "up", "down", "in use", "silent"}}
 	for _, c := range r.Carriers {
 		row := []string{c.Name, doctorMarks[c.Status]}
-		if c.Status != doctor.Failed {
+		if c.Status != doctor.Failed && c.Status != doctor.Skipped {
 			row = append(row, span(c.Opened), span(c.RoundTrip), speed(c.Up), speed(c.Down), lasted(c.Lasted, c.LastedCut), lasted(c.Silent, c.SilentCut))
 		}
 		rows = append(rows, row)

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"adit/internal/hostile"
+)
+
+func TestDoctor(t *testing.T) {
+	t.Parallel()
+	_, url := startServer(t)
+	addr := strings.TrimPrefix(url, "ws://")
+	_, silent := startServer(t, "--doctor=false")
+	login := hostile.NewProxy(t, hostile.ProxyOptions{Login: hostile.NTLM("NTLM", "CORP", "me", "secret")})
+	for _, tt := range []struct {
+		name string
+		args []string
+		exit int
+		code string // of the first finding
+		says string
+	}{
+		{"all well", []string{"ws://" + addr}, exitDone, "", "All is well: nothing on the way disturbs adit."},
+		{"by flag", []string{"--server", url}, exitDone, "", "ok       buffering"},
+		{"nobody there", []string{"ws://127.0.0.1:1"}, exitFailed, "unreachable", "FAILED   dial       port 1: 127.0.0.1: connection refused"},
+		{"turned off", []string{silent}, exitFailed, "no-doctor", "--doctor=false"},
+		{"no WebSockets", []string{"ws://" + hostile.NewStripper(t, addr)}, exitFailed, "upgrade-stripped", "takes the Upgrade out"},
+		{"proxy", []string{"--proxy", "http://" + login.Addr, url}, exitFailed, "proxy-auth", "FAILED   proxy      http://" + login.Addr + " (--proxy"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			exit, out, errOut := call(t, nil, append([]string{"doctor"}, tt.args...)...)
+			if exit != tt.exit || errOut != "" || !strings.Contains(out, tt.says) {
+				t.Errorf("exit code %d, errors %q, and:\n%s\nwant %d, none, and %q", exit, errOut, out, tt.exit, tt.says)
+			}
+			for line := range strings.Lines(out) {
+				if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 {
+					t.Errorf("a line has %d columns, want at most 80: %q", n, line)
+				}
+			}
+		})
+		t.Run(tt.name+", for machines", func(t *testing.T) {
+			t.Parallel()
+			exit, out, errOut := call(t, nil, append([]string{"doctor", "--json"}, tt.args...)...)
+			var report struct {
+				Status   string
+				Findings []struct{ Code, Culprit, Remedy string }
+			}
+			if err := json.Unmarshal([]byte(out), &report); err != nil || exit != tt.exit || errOut != "" {
+				t.Fatalf("exit code %d, errors %q, %v; want %d, none, JSON: %s", exit, errOut, err, tt.exit, out)
+			}
+			code := ""
+			if len(report.Findings) > 0 {
+				code = report.Findings[0].Code
+			}
+			if code != tt.code || (report.Status == "ok") != (tt.exit == exitDone) {
+				t.Errorf("the culprit is %q, and all is %s; want %q", code, report.Status, tt.code)
+			}
+		})
+	}
+	for _, args := range [][]string{{"doctor", "ftp://x"}, {"doctor", "ws://a", "ws://b"}, {"doctor", "ws://me:hunter2@a"}} {
+		if exit, _, errOut := call(t, nil, args...); exit != exitUsage || strings.Contains(errOut, "hunter2") {
+			t.Errorf("adit %v: exit code %d, %q; want %d", args, exit, errOut, exitUsage)
+		}
+	}
+}
