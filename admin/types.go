@@ -92,6 +92,7 @@ type Session struct {
 	ConnectedAt time.Time `json:"connected_at"`
 	ExpiresAt   time.Time `json:"expires_at,omitzero"`
 	RoundTrip   float64   `json:"round_trip_seconds,omitempty"` // 0 if it is not known
+	Carrier     string    `json:"carrier,omitempty"`            // the one that it has or had last, if the dialect has several
 	Streams     int       `json:"streams"`
 	Tunnels     int       `json:"tunnels"`
 	Buffered    int       `json:"buffered_bytes"`
@@ -149,6 +150,7 @@ type AgentStatus struct {
 	Started time.Time     `json:"started_at"`
 	Server  string        `json:"server"`
 	Phase   string        `json:"phase"`
+	Carrier string        `json:"carrier,omitempty"` // by which it is connected
 	Error   string        `json:"error,omitempty"`
 	Tunnels []AgentTunnel `json:"tunnels"`
 }

@@ -78,8 +78,11 @@ type Options struct {
 	// straight. It serves every carrier.
 	Out *wayout.Dialer
 
-	// Carrier is the kind of carriers of its sessions; empty means WebSocket.
+	// Carrier is the kind of carriers of its sessions; empty means
+	// native.Auto, the best that works in the network, which Chooser knows. If
+	// that is nil the agent has one of its own, without a file.
 	Carrier native.Carrier
+	Chooser *native.Chooser
 
 	// DialContext opens the sockets of Out; nil is the network's.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -110,6 +113,10 @@ type Options struct {
 	// been measured anew, one at a time; it must not block. It is known soon
 	// after Connected.
 	OnRoundTrip func(time.Duration)
+
+	// OnCarrier is told which carrier the agent is connected by when that has
+	// changed, one at a time; it must not block.
+	OnCarrier func(native.Carrier)
 
 	// OnStream is told when a stream has been opened to its upstream, and
 	// when one has ended or came to nothing. It may be called for several
@@ -201,6 +208,12 @@ func New(opts Options) (*Agent, error) {
 	if opts.Grace <= 0 {
 		opts.Grace = closeTimeout
 	}
+	if opts.Carrier == "" {
+		opts.Carrier = native.Auto
+	}
+	if opts.Carrier == native.Auto && opts.Chooser == nil {
+		opts.Chooser = native.NewChooser("", opts.Logger)
+	}
 	if opts.Instance == "" {
 		opts.Instance = defaultInstance(opts.Tunnels)
 	}
@@ -219,6 +232,7 @@ func New(opts Options) (*Agent, error) {
 			Host:        opts.Host,
 			Header:      opts.Header,
 			Carrier:     opts.Carrier,
+			Chooser:     opts.Chooser,
 		},
 	}
 	check := *a.dialer

@@ -19,6 +19,7 @@ import (
 	"adit/agent"
 	"adit/auth"
 	"adit/dialect"
+	"adit/dialect/native"
 )
 
 func TestUpstreams(t *testing.T) {
@@ -87,7 +88,9 @@ func TestUpstreams(t *testing.T) {
 func TestCarrierLost(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	r := run(t, f.options(agent.Tunnel{ID: "echo", Kind: dialect.TCP, Upstream: upstream(t, echoUpstream(t))}))
+	opts := f.options(agent.Tunnel{ID: "echo", Kind: dialect.TCP, Upstream: upstream(t, echoUpstream(t))})
+	opts.Carrier = native.WebSocket // others would not notice
+	r := run(t, opts)
 	s := r.until(agent.Connected)
 	c := f.visit(s.Bound[0].Port)
 	for i := range 5 {

@@ -44,7 +44,7 @@ type sitting struct {
 // onCarrier is native.SessionOptions.OnCarrier.
 func (s *sitting) onCarrier(lost error, wait time.Duration) {
 	if lost == nil {
-		s.agent.log.Info("session resumed")
+		s.agent.log.Info("session resumed", "carrier", string(s.session.Carrier()))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

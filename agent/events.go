@@ -68,20 +68,27 @@ type Request struct {
 	Left   bool // Broken, because the visitor went away
 }
 
-// roundTripEvery is how often the session is asked for its round trip time.
+// roundTripEvery is how often the session is asked for both.
 const roundTripEvery = time.Second
 
-// followRoundTrip tells of s's round trip time when it changes, until ctx or s
-// ends.
-func (a *Agent) followRoundTrip(ctx context.Context, s *native.Session) {
+// follow tells of s's round trip time and carrier when they change, until ctx or
+// s ends.
+func (a *Agent) follow(ctx context.Context, s *native.Session) {
 	tick := time.NewTicker(roundTripEvery)
 	defer tick.Stop()
 	var last time.Duration
+	var lastCarrier native.Carrier
 	for {
-		if rtt := s.RoundTrip(); rtt != last && ctx.Err() == nil {
+		if rtt := s.RoundTrip(); rtt != last && ctx.Err() == nil && a.opts.OnRoundTrip != nil {
 			last = rtt
 			a.telling.Lock()
 			a.opts.OnRoundTrip(rtt)
+			a.telling.Unlock()
+		}
+		if kind := s.Carrier(); kind != lastCarrier && ctx.Err() == nil && a.opts.OnCarrier != nil {
+			lastCarrier = kind
+			a.telling.Lock()
+			a.opts.OnCarrier(kind)
 			a.telling.Unlock()
 		}
 		select {

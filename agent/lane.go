@@ -220,10 +220,10 @@ func (l *lane) connect(ctx, trying context.Context) error {
 	}
 	l.present.set(l.n, s, nil)
 	st.tell()
-	if l.opts.OnRoundTrip != nil && l.n == 0 {
+	if (l.opts.OnRoundTrip != nil || l.opts.OnCarrier != nil) && l.n == 0 {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		l.streams.Go(func() { l.followRoundTrip(ctx, s) })
+		l.streams.Go(func() { l.follow(ctx, s) })
 	}
 	for {
 		again := st.again()

@@ -66,6 +66,11 @@ type Dialer struct {
 
 	// MaxFrame is as in wsconn.Options.
 	MaxFrame int64
+
+	// Verify is how long the server may take to answer a ping, without which
+	// Dial does not believe that the WebSocket carries anything; 0 means that
+	// there is none.
+	Verify time.Duration
 }
 
 // A Phase is a part of Dial that can fail on its own.
@@ -122,6 +127,9 @@ func (d *Dialer) Dial(ctx context.Context) (*wsconn.Conn, error) {
 	defer stop()
 	offer := d.ZeroMask && nobodyBetween(conn, t)
 	buffered, zeroMask, err := d.upgrade(conn, t, offer)
+	if err == nil && d.Verify > 0 {
+		buffered, err = verify(conn, buffered, d.Verify)
+	}
 	if err == nil && !stop() {
 		err = context.Cause(ctx)
 	}

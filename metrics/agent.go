@@ -22,7 +22,8 @@ type AgentStats struct {
 	Received   uint64 // bytes from visitors, of streams that have ended
 	Sent       uint64
 	Reconnects uint64
-	RoundTrip  time.Duration // to the server; 0 while it is not known
+	RoundTrip  time.Duration  // to the server; 0 while it is not known
+	Carriers   map[string]int // agents that are connected, by their carrier
 
 	Budget *session.Budget // of the sessions' buffers; may be nil
 }
@@ -48,6 +49,7 @@ var (
 	agentSent       = agentFamily.counter("adit_agent_sent_bytes_total", "Bytes to visitors, once their stream has ended.")
 	agentReconnects = agentFamily.counter("adit_agent_reconnects_total", "Times that an agent was connected again.")
 	agentRoundTrip  = agentFamily.gauge("adit_agent_round_trip_seconds", "Round trip time to the server; 0 while it is not known.")
+	agentCarriers   = agentFamily.gauge("adit_agent_carriers", "Agents of the process that are connected, by what carries their sessions: websocket, stream or poll.", "carrier")
 	agentBuffer     = agentFamily.gauge("adit_agent_send_buffer_bytes", "Memory for what the server has not acknowledged.")
 	agentLimit      = agentFamily.gauge("adit_agent_send_buffer_limit_bytes", "How much of that memory there may be.")
 )
@@ -69,6 +71,9 @@ func (c *agentCollector) Collect(ch chan<- prometheus.Metric) {
 	send(ch, agentSent, st.Sent)
 	send(ch, agentReconnects, st.Reconnects)
 	send(ch, agentRoundTrip, st.RoundTrip.Seconds())
+	for carrier, n := range st.Carriers {
+		send(ch, agentCarriers, n, carrier)
+	}
 	send(ch, agentBuffer, st.Budget.Used())
 	send(ch, agentLimit, st.Budget.Limit())
 }

@@ -263,7 +263,7 @@ func (f *agentFlags) options() (opts agent.Options, err error) {
 	}
 	opts.TLS, err = tlsConfig(f.caFile)
 	problems = append(problems, err)
-	problems = append(problems, f.out.apply(f.p, &opts), f.conns.apply(&opts), f.carrier.apply(&opts))
+	problems = append(problems, f.out.apply(f.p, &opts), f.conns.apply(&opts), f.carrier.apply(f.p, &opts))
 	f.shown, err = f.credential.open(f.p, f.server)
 	problems = append(problems, err)
 	return opts, config.Join(problems...)

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"adit/admin"
+	"adit/dialect/native"
 	"adit/internal/screen"
 	"adit/metrics"
 	"adit/session"
@@ -47,6 +48,9 @@ func (b boardAdmin) AgentStatus() admin.AgentStatus {
 	}
 	if s := b.worstLocked(); s != nil {
 		st.Phase = string(s.phase)
+		if s.phase == screen.Connected {
+			st.Carrier = string(s.carrier)
+		}
 		if s.err != nil {
 			st.Error = reason(s.err)
 		}
@@ -81,10 +85,17 @@ func (b boardAdmin) AgentStats() metrics.AgentStats {
 		Sent:       b.sent,
 		Reconnects: uint64(b.reconnects),
 		Budget:     b.budget,
+		Carriers:   make(map[string]int),
+	}
+	for _, c := range native.Carriers {
+		st.Carriers[string(c)] = 0
 	}
 	for _, s := range b.agents {
 		if s.phase == screen.Connected {
 			st.Connected++
+			if s.carrier != "" {
+				st.Carriers[string(s.carrier)]++
+			}
 		} else {
 			st.Away++
 		}

@@ -10,6 +10,7 @@ import (
 
 	"adit/agent"
 	"adit/dialect"
+	"adit/dialect/native"
 	"adit/internal/screen"
 )
 
@@ -54,6 +55,7 @@ type seat struct {
 	err       error
 	retry     time.Time
 	roundTrip time.Duration
+	carrier   native.Carrier
 
 	connections int // that are up, of
 	wanted      int // if that is more than one
@@ -109,6 +111,7 @@ func (b *board) join(opts *agent.Options, requests bool) (leave func()) {
 			b.refresh()
 		}
 	}
+	opts.OnCarrier = func(c native.Carrier) { b.change(func() { s.carrier = c }) }
 	opts.OnRoundTrip = func(d time.Duration) { b.change(func() { s.roundTrip = d }) }
 	opts.OnStream = func(st agent.Stream) { b.change(func() { b.streamLocked(st) }) }
 	if requests {
@@ -272,7 +275,7 @@ func (b *board) view() screen.View {
 		Notes:      slices.Clone(b.notes),
 	}
 	if s := b.worstLocked(); s != nil {
-		v.Phase, v.Retry, v.RoundTrip = s.phase, s.retry, s.roundTrip
+		v.Phase, v.Retry, v.RoundTrip, v.Carrier = s.phase, s.retry, s.roundTrip, string(s.carrier)
 		if s.err != nil {
 			v.Reason = reason(s.err)
 		}

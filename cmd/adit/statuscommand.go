@@ -128,6 +128,9 @@ func (f *statusFlags) printAgents(reports []agentReport) {
 		if r.State == screen.Connected && r.RoundTrip > 0 {
 			parts = append(parts, "round trip "+screen.RoundTrip(seconds(r.RoundTrip)))
 		}
+		if r.State == screen.Connected && r.Carrier != "" {
+			parts = append(parts, "by "+r.Carrier)
+		}
 		if r.Wanted > 0 {
 			parts = append(parts, fmt.Sprintf("%d of %d sessions", r.Up, r.Wanted))
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -232,13 +233,13 @@ func tunnelTable(tunnels []admin.Tunnel) [][]string {
 }
 
 func sessionTable(sessions []admin.Session) [][]string {
-	rows := [][]string{{"SESSION", "FROM", "STATE", "FOR", "ROUND TRIP", "STREAMS", "HOLDER", "DIALECT"}}
+	rows := [][]string{{"SESSION", "FROM", "STATE", "FOR", "ROUND TRIP", "CARRIER", "STREAMS", "HOLDER", "DIALECT"}}
 	for _, s := range sessions {
 		rtt := "-"
 		if s.RoundTrip > 0 {
 			rtt = screen.RoundTrip(seconds(s.RoundTrip))
 		}
-		rows = append(rows, []string{s.ID, s.Remote, string(s.State), ago(s.ConnectedAt), rtt, fmt.Sprint(s.Streams), s.Subject, s.Dialect})
+		rows = append(rows, []string{s.ID, s.Remote, string(s.State), ago(s.ConnectedAt), rtt, cmp.Or(s.Carrier, "-"), fmt.Sprint(s.Streams), s.Subject, s.Dialect})
 	}
 	return rows
 }

@@ -44,6 +44,7 @@ type agentReport struct {
 	Reason     string         `json:"reason,omitempty"`
 	Retry      time.Time      `json:"retry_at,omitzero"`
 	RoundTrip  float64        `json:"round_trip_seconds,omitempty"` // 0 if it is not known
+	Carrier    string         `json:"carrier,omitempty"`            // by which it is connected
 	Streams    int            `json:"streams"`                      // open ones
 	Opened     uint64         `json:"streams_opened"`
 	Reconnects int            `json:"reconnects"`
@@ -68,7 +69,7 @@ func (b *board) report() agentReport {
 	defer b.mu.Unlock()
 	r := agentReport{
 		PID: os.Getpid(), Version: versionString(), Started: b.started, Server: b.server,
-		State: v.Phase, Since: b.started, Reason: v.Reason, Retry: v.Retry, RoundTrip: v.RoundTrip.Seconds(),
+		State: v.Phase, Since: b.started, Reason: v.Reason, Retry: v.Retry, RoundTrip: v.RoundTrip.Seconds(), Carrier: v.Carrier,
 		Streams: v.Streams.Open, Opened: v.Streams.Total, Reconnects: v.Reconnects,
 		Tunnels: []tunnelReport{},
 	}

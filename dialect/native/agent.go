@@ -62,7 +62,13 @@ type Dialer struct {
 	Header http.Header
 
 	// Carrier is the kind of carriers that are dialled; empty means WebSocket.
+	// Auto needs a Chooser.
 	Carrier Carrier
+
+	// Chooser knows which carrier to choose for Auto.
+	Chooser *Chooser
+
+	verify time.Duration // see carrier.Dialer
 }
 
 // connectURL returns where carriers are dialled.
@@ -115,6 +121,9 @@ func (d *Dialer) Via() string {
 // dial dials one carrier. The error is a *carrier.StatusError if the server
 // turned it away.
 func (d *Dialer) dial(ctx context.Context) (net.Conn, Carrier, error) {
+	if d.Carrier == Auto {
+		return d.choose(ctx)
+	}
 	kind := cmp.Or(d.Carrier, WebSocket)
 	conn, err := d.dialKind(ctx, kind)
 	return conn, kind, err
@@ -159,6 +168,7 @@ func (d *Dialer) carrier(target string, header http.Header) *carrier.Dialer {
 		DialContext: d.DialContext,
 		Subprotocol: Subprotocol,
 		ZeroMask:    true,
+		Verify:      d.verify,
 	}
 }
 
@@ -218,6 +228,7 @@ func Dial(ctx context.Context, d *Dialer, opts SessionOptions) (*Session, error)
 	}
 	s, err := session.Dial(ctx, conn, &opts.Session)
 	if err != nil {
+		d.doubt(ctx, kind, err)
 		return nil, err
 	}
 	as := &Session{s: s, dialer: d, log: opts.Logger, report: opts.OnCarrier, renew: make(chan struct{}, 1)}
@@ -230,12 +241,25 @@ func Dial(ctx context.Context, d *Dialer, opts SessionOptions) (*Session, error)
 // the session to the caller.
 func (s *Session) Serve(ctx context.Context) error {
 	b := backoff.Backoff{Min: resumeMin, Max: resumeMax}
+	w := watch{session: s}
+	auto := s.dialer.Carrier == Auto
+	look := time.NewTimer(1<<63 - 1)
+	defer look.Stop()
+	if auto {
+		w.began()
+	}
 	for {
+		if auto {
+			look.Reset(time.Until(w.due()))
+		}
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-s.s.Done():
 			return s.Err()
+		case <-look.C:
+			w.look(ctx)
+			continue
 		case <-s.renew:
 			if err := s.resume(ctx); err != nil && s.s.Err() == nil {
 				s.log.Warn("carrier not renewed", "err", err)
@@ -245,6 +269,9 @@ func (s *Session) Serve(ctx context.Context) error {
 		}
 		if s.s.Err() != nil {
 			continue
+		}
+		if auto {
+			w.lost()
 		}
 		lost := errors.New("carrier lost")
 		for attempt := 0; s.s.Err() == nil; attempt++ {
@@ -267,6 +294,9 @@ func (s *Session) Serve(ctx context.Context) error {
 				continue
 			}
 			b.Reset()
+			if auto {
+				w.began()
+			}
 			s.report(nil, 0)
 			break
 		}
@@ -301,6 +331,7 @@ func (s *Session) resume(ctx context.Context) error {
 // resumeOn moves the session to conn.
 func (s *Session) resumeOn(ctx context.Context, conn net.Conn, kind Carrier) error {
 	if err := s.s.Resume(ctx, conn); err != nil {
+		s.dialer.doubt(ctx, kind, err)
 		return err
 	}
 	s.kind.Store(&kind)

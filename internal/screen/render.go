@@ -20,6 +20,9 @@ const (
 	keptForRequests = 6
 )
 
+// usualCarrier need not be told to anybody.
+const usualCarrier = "websocket"
+
 // Render returns the lines that show v on a terminal of that size. No line is
 // wider than it, but for addresses that have Wrap, and together they leave its
 // last row free.
@@ -205,7 +208,11 @@ func (r *renderer) state() (lines []Line) {
 	case Connected:
 		r.fit(w, normal, "  "+v.Server)
 		if v.RoundTrip > 0 {
-			lines = r.beside(lines, &w, "round trip "+roundTrip(v.RoundTrip))
+			text := "round trip " + roundTrip(v.RoundTrip)
+			if v.Carrier != "" && v.Carrier != usualCarrier {
+				text += " by " + v.Carrier
+			}
+			lines = r.beside(lines, &w, text)
 		}
 	case Connecting:
 		r.fit(w, normal, "  "+v.Server)

@@ -22,6 +22,7 @@ type View struct {
 	Reason    string        // why it is as Phase says, with what helps
 	Retry     time.Time     // Waiting, Reconnecting, Refused: of the next attempt; zero while one is made
 	RoundTrip time.Duration // to the server; 0 if unknown
+	Carrier   string        // how it is reached; empty if unknown
 
 	Streams    Streams
 	Requested  uint64 // HTTP requests
