@@ -73,7 +73,7 @@ func (s *server) agentVia(t *testing.T, addr string, prefix []string, args ...st
 // settings from variables of the same prefix.
 func aditCommand(argv []string) *exec.Cmd {
 	c := exec.Command(argv[0], argv[1:]...)
-	c.Env = environ()
+	c.Env = append(environ(), "XDG_STATE_HOME="+filepath.Dir(binary)) // not that of whoever runs this
 	return c
 }
 

@@ -109,7 +109,7 @@ func (s *Server) accepted(d dialect.Dialect, r *http.Request, t tunnel.Tunnel, i
 		return
 	}
 	s.handshakesDone.count(d.Name(), resultOK, resultFailed)
-	b.info("agent connected", "subject", id.Subject, "credential", string(id.Kind), "token", id.Token)
+	b.info("agent connected", "subject", id.Subject, "credential", string(id.Kind), "token", id.Token, "carrier", carrierOf(t))
 	b.register()
 	b.watch()
 	b.recheck() // what changed before the server knew of it
@@ -202,6 +202,15 @@ func (s *Server) isFullLocked(b *binder) bool {
 		}
 	}
 	return alone+len(several) >= limit
+}
+
+// carrierOf returns the name of the carrier that a tunnel has or had last; it is
+// empty if its dialect has only one.
+func carrierOf(t tunnel.Tunnel) string {
+	if c, ok := t.(interface{ Carrier() string }); ok {
+		return c.Carrier()
+	}
+	return ""
 }
 
 func instanceOf(t tunnel.Tunnel) string {

@@ -115,9 +115,7 @@ func (s *Server) Sessions() []admin.Session {
 		if r, ok := b.tunnel.(interface{ RoundTrip() time.Duration }); ok {
 			v.RoundTrip = r.RoundTrip().Seconds()
 		}
-		if c, ok := b.tunnel.(interface{ Carrier() string }); ok {
-			v.Carrier = c.Carrier()
-		}
+		v.Carrier = carrierOf(b.tunnel)
 		if m, ok := b.tunnel.(interface{ Buffered() (send, receive int) }); ok {
 			send, receive := m.Buffered()
 			v.Buffered = send + receive
