@@ -147,6 +147,7 @@ func (l *link) agentOptions(up *agent.Upstream) agent.Options {
 		Out:         o.out,
 		DialContext: o.dial,
 		Host:        o.host,
+		Carrier:     o.carrier,
 		Header:      o.header,
 		Grace:       grace,
 		Cut:         l.cut,

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"adit/dialect"
+	"adit/dialect/native"
 	"adit/internal/wayout"
 	"adit/policy"
 	"adit/tunnel"
@@ -51,6 +52,7 @@ type options struct {
 	ticket    func(ctx context.Context, host string) ([]byte, error)
 	out       *wayout.Dialer // what proxy amounts to
 	host      string
+	carrier   native.Carrier
 	header    http.Header
 	log       *slog.Logger
 	events    func(Event)
@@ -181,6 +183,13 @@ func WithProxyTicket(f func(ctx context.Context, host string) ([]byte, error)) O
 	return func(o *options) { o.ticket = f }
 }
 
+// WithCarrier sets how the network is crossed: "websocket", "stream", "poll" or
+// "quic", as for --carrier. Without it, or with "auto", the best of the first
+// three is used that works, and a better one later if there is one.
+func WithCarrier(name string) Option {
+	return func(o *options) { o.carrier = native.Carrier(name) }
+}
+
 // WithServerHost sets the Host that requests to the server have, for what stands
 // before it; without it that is the host of the URL, to which the program connects
 // in any case. The name in TLS is ServerName in WithTLSConfig.
@@ -264,6 +273,9 @@ func (o *options) check() error {
 		bad("no ID: give WithID")
 	} else if _, err := tunnel.ParseID(o.id); err != nil {
 		bad("WithID: %w", err)
+	}
+	if c := o.carrier; c != "" && c != native.Auto && c != native.QUIC && !slices.Contains(native.Carriers, c) {
+		bad("WithCarrier: %q: auto, websocket, stream, poll and quic are allowed", string(c))
 	}
 	if n := len(o.instance); n > maxInstance {
 		bad("WithInstance: the name has %d bytes: at most %d are allowed", n, maxInstance)

@@ -24,6 +24,7 @@ func TestWrongOptions(t *testing.T) {
 		{"query", adit.WithServer("wss://tunnel.example.com?token=adit_marked"), []string{"'?'"}},
 		{"malformed", adit.WithServer("wss://tunnel.example.com:adit_marked"), []string{"malformed"}},
 		{"ID", adit.WithID("Web"), []string{"WithID", `"Web"`, "a-z"}},
+		{"carrier", adit.WithCarrier("pigeon"), []string{"WithCarrier", `"pigeon"`, "websocket"}},
 		{"instance", adit.WithInstance(strings.Repeat("x", 129)), []string{"WithInstance", "129", "128"}},
 		{"port", adit.WithTCP(65536), []string{"WithTCP", "65536", "65535"}},
 		{"negative port", adit.WithTCP(-1), []string{"WithTCP", "-1"}},

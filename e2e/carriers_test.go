@@ -268,7 +268,7 @@ func TestCarrierMatrix(t *testing.T) {
 			}
 			t.Run(b.name+"/"+carrier, func(t *testing.T) {
 				c := startCarried(t, b, carrier, d)
-				size := int64(200 << 20)
+				size := int64(100 << 20)
 				if b.name == "300 ms away" {
 					size = 10 << 20
 				}

@@ -49,7 +49,7 @@ var (
 	agentSent       = agentFamily.counter("adit_agent_sent_bytes_total", "Bytes to visitors, once their stream has ended.")
 	agentReconnects = agentFamily.counter("adit_agent_reconnects_total", "Times that an agent was connected again.")
 	agentRoundTrip  = agentFamily.gauge("adit_agent_round_trip_seconds", "Round trip time to the server; 0 while it is not known.")
-	agentCarriers   = agentFamily.gauge("adit_agent_carriers", "Agents of the process that are connected, by what carries their sessions: websocket, stream or poll.", "carrier")
+	agentCarriers   = agentFamily.gauge("adit_agent_carriers", "Agents of the process that are connected, by what carries their sessions.", "carrier")
 	agentBuffer     = agentFamily.gauge("adit_agent_send_buffer_bytes", "Memory for what the server has not acknowledged.")
 	agentLimit      = agentFamily.gauge("adit_agent_send_buffer_limit_bytes", "How much of that memory there may be.")
 )

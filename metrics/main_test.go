@@ -33,7 +33,8 @@ const patience = 20 * time.Second
 type fakeAgent struct{}
 
 func (fakeAgent) AgentStats() metrics.AgentStats {
-	return metrics.AgentStats{Connected: 1, Tunnels: 3, RefusedTunnels: 1, Sent: 7, RoundTrip: time.Second}
+	return metrics.AgentStats{Connected: 1, Tunnels: 3, RefusedTunnels: 1, Sent: 7, RoundTrip: time.Second,
+		Carriers: map[string]int{"websocket": 1, "stream": 0, "poll": 0, "quic": 0}}
 }
 
 // A fixture is a server with an agent and its metrics.

@@ -87,7 +87,7 @@ func (b boardAdmin) AgentStats() metrics.AgentStats {
 		Budget:     b.budget,
 		Carriers:   make(map[string]int),
 	}
-	for _, c := range native.Carriers {
+	for _, c := range append(native.Carriers[:len(native.Carriers):len(native.Carriers)], native.QUIC) {
 		st.Carriers[string(c)] = 0
 	}
 	for _, s := range b.agents {
