@@ -79,10 +79,8 @@ const (
 )
 
 var (
-	errGone    = errors.New("the server does not know this carrier any more")
-	errIdle    = errors.New("no request has come for too long")
-	errEnded   = errors.New("the other side has closed the carrier")
-	errTooLate = errors.New("what the other side lacks is not kept any more")
+	errGone = errors.New("the server does not know this carrier any more")
+	errIdle = errors.New("no request has come for too long")
 )
 
 // noStore are the fields that every answer has: nothing between may keep it,
