@@ -86,14 +86,18 @@ func (o *Opening) Conn(ctx context.Context, answer []byte, opts ConnOptions) (*C
 		c.mu.Unlock()
 		return c, nil
 	}
-	return c, c.startStream(ctx)
+	if err := c.startStream(ctx); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // firstFrame is how long the first bytes of a stream may take beyond one round
 // trip.
 const firstFrame = 3 * time.Second
 
-// startStream begins to stream, and returns when the first frame has come.
+// startStream begins to stream, and returns when the first frame has come. If it
+// fails the conn has been closed.
 func (c *Conn) startStream(ctx context.Context) error {
 	for _, c.text = range []bool{false, true} {
 		ctx, cancel := context.WithTimeout(ctx, firstFrame)
@@ -103,7 +107,7 @@ func (c *Conn) startStream(ctx context.Context) error {
 			c.wg.Go(func() { c.runStream(s) })
 			return nil
 		}
-		if c.text || !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil && context.Cause(ctx) != context.DeadlineExceeded {
+		if c.text || !errors.Is(err, context.DeadlineExceeded) {
 			c.Close()
 			if errors.Is(err, context.DeadlineExceeded) {
 				err = fmt.Errorf("%w (%w)", ErrHeldBack, err)

@@ -175,7 +175,7 @@ func TestForge(t *testing.T) {
 	echo(t, far, near, "goes on")
 }
 
-// TestOpenMalformed makes opening requests that are no keys.
+// TestOpenMalformed makes opening requests that are no keys, or a page's.
 func TestOpenMalformed(t *testing.T) {
 	t.Parallel()
 	s := requests.NewServer(requests.Options{})
@@ -188,6 +188,17 @@ func TestOpenMalformed(t *testing.T) {
 		if _, _, err := s.Open(w, r); err == nil || w.Code != http.StatusBadRequest || w.Header().Get("Adit-Error") != "bad-request" {
 			t.Errorf("%s: status %d, %v; want 400 bad-request", name, w.Code, err)
 		}
+	}
+	o, err := requests.NewOpening(requests.Poll)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(o.Body()))
+	r.Header.Set(requests.Header, "poll")
+	r.Header.Set("Origin", "https://evil.test")
+	w := httptest.NewRecorder()
+	if _, _, err := s.Open(w, r); err == nil || w.Code != http.StatusForbidden {
+		t.Errorf("from a page: status %d, %v; want 403", w.Code, err)
 	}
 	if s.Len() != 0 {
 		t.Errorf("%d conns are there", s.Len())

@@ -64,6 +64,10 @@ func OpensConn(r *http.Request) bool {
 func (s *Server) Open(w http.ResponseWriter, r *http.Request) (net.Conn, Kind, error) {
 	noStore(w.Header())
 	kind := Kind(r.Header.Get(Header))
+	if len(r.Header["Origin"]) > 0 {
+		refuse(w, http.StatusForbidden, codeBad) // a page in a browser
+		return nil, kind, errors.New("requests: a page asks for a conn")
+	}
 	http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
 	theirs, err := io.ReadAll(io.LimitReader(r.Body, keySize+1))
 	if err != nil {
