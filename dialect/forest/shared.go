@@ -59,10 +59,10 @@ func (c ServerConfig) CheckShared() error {
 // which agents come to a shared port.
 func (s *Server) ControlNames() []string { return s.tls.Certificates[0].Leaf.DNSNames }
 
-// RunShared is Run with a port at addr that somebody else listens at, for whom
-// Match says which visitors are this server's. Tunnels have no other port. So
-// has the control connection if ListenPort is that of addr. ready is called
-// once Match may be.
+// RunShared is Run beside somebody else who listens at addr, and whom Match tells
+// which visitors are this server's. All tunnels are there, and so are agents and
+// management if ListenPort is the port of addr. ready is called once Match may
+// be.
 func (s *Server) RunShared(ctx context.Context, addr netip.AddrPort, ready func()) error {
 	s.share = addr
 	return s.run(ctx, ready)
