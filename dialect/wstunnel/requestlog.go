@@ -23,7 +23,20 @@ type requestLog struct {
 
 func (s *Server) requestLog(t *Tunnel, ex *exchange, target, xhost string) requestLog {
 	path, _, _ := strings.Cut(target, "?")
-	return requestLog{s.opts.Log, t.id, ex.id, ex.method, path, ex.caller, xhost}
+	return requestLog{s.opts.Log, t.id, ex.id, ex.method, path, ex.caller, withoutUser(xhost)}
+}
+
+// withoutUser returns an X-Host without the user and password that may be in it.
+func withoutUser(xhost string) string {
+	at := strings.LastIndexByte(xhost, '@')
+	if at < 0 {
+		return xhost
+	}
+	scheme, _, ok := strings.Cut(xhost, "://")
+	if !ok {
+		return "[redacted]" + xhost[at:]
+	}
+	return scheme + "://[redacted]" + xhost[at:]
 }
 
 // rcv tells that the request has come.

@@ -228,3 +228,17 @@ func TestAdmit(t *testing.T) {
 		t.Errorf("got %d", code)
 	}
 }
+
+func TestWithoutUser(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"":                       "",
+		"http://h:1":             "http://h:1",
+		"http://user:p@ss@h:1/x": "http://[redacted]@h:1/x",
+		"user:pass@h":            "[redacted]@h",
+	} {
+		if got := withoutUser(in); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+}
