@@ -22,6 +22,8 @@ const (
 	quickHold  = 7 * time.Second // longer than what cuts connections after seconds
 	busyPause  = time.Second     // between signs of life on a conn in use
 	silentHold = 5 * time.Minute // thoroughly
+
+	quicSilence = 29 * time.Second // package quicconn ends a conn after 30 s
 )
 
 // silences are for how long conns are left silent, thoroughly.
@@ -97,11 +99,17 @@ func (x *examination) carry(ctx context.Context) {
 			continue
 		}
 		c.Silent, c.SilentCut, c.Lasted, c.LastedCut = h.Silent, h.SilentCut, h.Lasted, h.LastedCut
-		if c.LastedCut || c.SilentCut {
+		if c.LastedCut || c.cutInSilence() {
 			c.Status = Warning
 		}
 	}
 	x.report.Carriers = carriers
+}
+
+// cutInSilence reports whether somebody has ended the carrier when it was silent.
+// With QUIC both ends do that themselves.
+func (c *Carrier) cutInSilence() bool {
+	return c.SilentCut && (c.Name != "quic" || c.Silent < quicSilence.Seconds())
 }
 
 // measure opens a carrier and finds out how fast it is.

@@ -337,6 +337,7 @@ func TestFindings(t *testing.T) {
 		{name: "lifetime", carriers: []Carrier{{Name: "websocket", Status: Warning, Lasted: 5, LastedCut: true, Silent: 5, SilentCut: true}}, want: "warning lifetime"},
 		{name: "idle", carriers: []Carrier{{Name: "websocket", Status: Warning, Lasted: 7, Silent: 5, SilentCut: true}}, want: "warning idle"},
 		{name: "idle, and no matter", carriers: []Carrier{{Name: "websocket", Status: Warning, Lasted: 300, Silent: 60, SilentCut: true}}, want: "ok idle"},
+		{name: "idle by itself", carriers: []Carrier{{Name: "quic", Status: OK, Lasted: 300, Silent: 30, SilentCut: true}}},
 		{name: "slow", carriers: []Carrier{{Name: "websocket", Status: OK, RoundTrip: 0.3}}, want: "warning slow"},
 		{name: "buffering", carriers: []Carrier{{Name: "websocket", Status: Failed}, {Name: "poll", Status: OK}}, buffered: true, want: "warning buffering"},
 		{name: "buffering, and WebSocket", carriers: []Carrier{{Name: "websocket", Status: OK}}, buffered: true, want: "ok buffering"},

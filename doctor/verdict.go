@@ -97,7 +97,7 @@ func (x *examination) blameTime() {
 		if c.LastedCut && (life < 0 || c.Lasted < life) {
 			life = c.Lasted
 		}
-		if c.SilentCut && !c.LastedCut && (silence < 0 || c.Silent < silence) {
+		if c.cutInSilence() && !c.LastedCut && (silence < 0 || c.Silent < silence) {
 			silence = c.Silent
 		}
 	}
