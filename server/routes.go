@@ -130,7 +130,7 @@ func (s *Server) checkRoutes(rules []route.Rule) ([]route.Rule, error) {
 		switch {
 		case r.Kind == route.TLS && s.opts.TLS == nil:
 			problems = append(problems, fmt.Errorf("route %q: kind tls: %w", r.Name, errNoTLS))
-		case r.Kind == route.TCP && !s.listens():
+		case r.Kind == route.TCP && s.opts.Listen == "" && s.opts.TLS == nil:
 			problems = append(problems, fmt.Errorf("route %q: this server is part of another program, and opens no ports", r.Name))
 		}
 	}
@@ -197,6 +197,11 @@ func (s *Server) replaceRoutes(rules []route.Rule, commit func() error) error {
 	}
 	s.routes.mu.Unlock()
 	s.table.SetRules(rules)
+	for _, r := range rules {
+		if r.Kind == route.HTTP && strings.Contains(r.Name, ".") && !strings.HasPrefix(r.Name, "/") && s.lacksCertificate(r.Name) {
+			s.log.Warn("no certificate is for the hostname of a route: visitors with TLS are refused", "host", r.Name)
+		}
+	}
 	for _, release := range closing {
 		release()
 	}

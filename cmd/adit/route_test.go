@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -45,7 +46,7 @@ func TestRoutesInFile(t *testing.T) {
 			}
 		})
 	}
-	if code, out, _ := call(t, nil, "config", "check", "--role", "server", writeFile(t, "tls-listen: :8443\ndev-tls: true\n"+twoRoutes)); code != exitDone {
+	if code, out, _ := call(t, nil, "config", "check", "--role", "server", writeFile(t, "tls-listen: :8443\ndev-tls: true\n"+twoRoutes+"  - name: :5432\n    members: [{id: db}]\n")); code != exitDone {
 		t.Errorf("got exit code %d and %q for a good file", code, out)
 	}
 }
@@ -134,7 +135,13 @@ func TestRouteCommand(t *testing.T) {
 func TestRoutesOfConfig(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	one := "data-dir: " + dir + "\nadmin: 127.0.0.1:0\nroutes:\n  - name: web\n    members: [{id: a}]\n"
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := free.Addr().(*net.TCPAddr).Port
+	free.Close()
+	one := fmt.Sprintf("data-dir: %s\nadmin: 127.0.0.1:0\nroutes:\n  - name: :%d\n    members: [{id: a}]\n", dir, port)
 	file := writeFile(t, one)
 	c, _ := startServer(t, "--config", file)
 	addr := strings.TrimPrefix(adminURL(t, c), "http://")
@@ -163,5 +170,23 @@ func TestRoutesOfConfig(t *testing.T) {
 	c.err.wait(t, `(not reloaded)`)
 	if out := route("list"); !strings.Contains(out, "2 routes") {
 		t.Errorf("after a reload that failed got %q", out)
+	}
+}
+
+// The files in docs/failover.md are right.
+func TestDocumentedRoutes(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/failover.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+	if len(blocks) != 2 {
+		t.Fatalf("got %d files in the documentation, want 2", len(blocks))
+	}
+	for _, b := range blocks {
+		if rules, err := readRoutes(writeFile(t, b[1])); err != nil || len(rules) == 0 {
+			t.Errorf("got %d routes and %v in\n%s", len(rules), err, b[1])
+		}
 	}
 }
