@@ -104,7 +104,7 @@ func (d *Dialer) choose(ctx context.Context) (net.Conn, Carrier, error) {
 		return time.After(headStart(memory.Took(network, string(kind))))
 	}
 	var failed []candidate
-	timer := next()
+	timer, ended := next(), ctx.Done()
 	for {
 		select {
 		case <-timer:
@@ -130,9 +130,10 @@ func (d *Dialer) choose(ctx context.Context) (net.Conn, Carrier, error) {
 				go discard(results, began-len(failed))
 				return nil, r.kind, r.err
 			}
-		case <-ctx.Done():
-			go discard(results, began-len(failed))
-			return nil, "", context.Cause(ctx)
+		case <-ended:
+			ended, timer = nil, nil // those that have begun say how far they got
+			order = order[:began]
+			continue
 		}
 		if began < len(order) {
 			timer = next()

@@ -105,6 +105,26 @@ func TestChooseUnreachable(t *testing.T) {
 	}
 }
 
+// TestChooseSilence has a network that swallows everything: the error says how
+// far the agent got.
+func TestChooseSilence(t *testing.T) {
+	t.Parallel()
+	d := &native.Dialer{
+		Server: "ws://127.0.0.1:1", Carrier: native.Auto, Chooser: native.NewChooser("", nil),
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		},
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	_, err := native.Dial(ctx, d, native.SessionOptions{})
+	var de *carrier.DialError
+	if !errors.As(err, &de) || de.Phase != carrier.PhaseDial || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Dial: %v, want a dial that took too long", err)
+	}
+}
+
 // TestChooseAfterShortLives has a network that ends each connection soon: after
 // some WebSockets the session is on a carrier that does not mind, and its
 // streams know nothing of it.
