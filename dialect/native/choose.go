@@ -117,8 +117,8 @@ func (d *Dialer) choose(ctx context.Context) (net.Conn, Carrier, error) {
 			if r.err == nil {
 				cancel()
 				go discard(results, began-len(failed)-1) // ctx has ended for them
-				for _, kind := range order[:began] {
-					if !slices.ContainsFunc(append(failed, r), func(o candidate) bool { return o.kind == Carrier(kind) }) {
+				for _, kind := range order[:slices.Index(order, string(r.kind))] {
+					if !slices.ContainsFunc(failed, func(o candidate) bool { return o.kind == Carrier(kind) }) {
 						failed = append(failed, candidate{kind: Carrier(kind), err: errOvertaken})
 					}
 				}
