@@ -27,7 +27,6 @@ type serverConn struct {
 	assigned uint64  // position behind what polls have been given
 	least    uint64  // number below which all polls have been answered
 	stream   uint64  // number of the newest stream
-	told     bool    // the other side has been told of the end
 	over     bool    // nothing is left
 	changed  chan struct{}
 }
