@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"adit/dialect/websocktunnel"
+	"adit/internal/pacing"
 )
 
 const wstClientUsage = `Usage: wst-client <wstServer> <wstClientID> <targetPort> [--token <jwtToken>] [--out-file=<outFile>] [--verbose] [--json]
@@ -138,7 +139,7 @@ func (f *clientFlags) run(ctx context.Context, log *slog.Logger, connected strin
 		fatal(log, "could not write url to file", "file", f.outFile, "err", outErr)
 		return exitUsage
 	}
-	dialer := &net.Dialer{}
+	dialer := &net.Dialer{Control: pacing.Control}
 	return ended(ctx, log, websocktunnel.Forward(ctx, l, streamGrace, func(ctx context.Context) (net.Conn, error) {
 		conn, err := dialer.DialContext(ctx, "tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"adit/internal/backoff"
+	"adit/internal/pacing"
 	"adit/internal/relay"
 	"adit/internal/wayout"
 	"adit/tunnel"
@@ -59,7 +60,7 @@ func NewAgent(c AgentConfig, opts AgentOptions) (*Agent, error) {
 		opts.Output = io.Discard
 	}
 	if opts.DialContext == nil {
-		opts.DialContext = (&net.Dialer{Timeout: answerTime}).DialContext
+		opts.DialContext = (&net.Dialer{Timeout: answerTime, Control: pacing.Control}).DialContext
 	}
 	a := &Agent{config: c, opts: opts, log: opts.Log, services: c.ServiceToLocalAddrMap, state: "ClientStarted"}
 	if !c.UseTls {

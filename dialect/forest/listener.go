@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"adit/internal/lastcall"
+	"adit/internal/pacing"
 )
 
 // A listener takes the visitors of one address and port.
@@ -41,7 +42,7 @@ func listenAt(key listenKey) (*listener, error) {
 	if key.port < 0 || key.port > 65535 {
 		return nil, &listenError{key, fmt.Errorf("port %d is not from 0 to 65535", key.port)}
 	}
-	lc := net.ListenConfig{}
+	lc := net.ListenConfig{Control: pacing.Control}
 	lc.SetMultipathTCP(false) // lastcall needs plain TCP
 	ln, err := lc.Listen(context.Background(), network, address)
 	if err != nil {

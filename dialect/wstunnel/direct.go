@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"adit/internal/pacing"
 )
 
 // A direct carries plain requests over kept connections without the goroutines
@@ -48,7 +50,7 @@ type directConn struct {
 func newDirect(other *http.Transport) *direct {
 	return &direct{
 		other: other,
-		dial:  (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		dial:  (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second, Control: pacing.Control}).DialContext,
 		idle:  make(map[string][]*directConn),
 	}
 }
