@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"net"
 	"net/http"
@@ -70,10 +71,11 @@ func (s *server) agentVia(t *testing.T, addr string, prefix []string, args ...st
 }
 
 // aditCommand keeps this test's own settings from adit, which reads its
-// settings from variables of the same prefix.
+// settings from variables of the same prefix. What adit remembers is neither that
+// of whoever runs this nor of another test.
 func aditCommand(argv []string) *exec.Cmd {
 	c := exec.Command(argv[0], argv[1:]...)
-	c.Env = append(environ(), "XDG_STATE_HOME="+filepath.Dir(binary)) // not that of whoever runs this
+	c.Env = append(environ(), "XDG_STATE_HOME="+filepath.Join(filepath.Dir(binary), "state", rand.Text()))
 	return c
 }
 

@@ -17,8 +17,8 @@ func TestForestAtThePortOfAditServer(t *testing.T) {
 	run(t, 30*time.Second, binary, "cert", "server", "tunnel.test", "*.tunnel.test", "--name", "front", "--dir", f.dir)
 	f.write("shared.json", `{"UseTls":true,"ListenPort":`+control+`,"Domain":"example.com","CaCertificateFilesGlob":"ca.crt",
 		"ServerTlsCertificateFile":"server.crt","ServerTlsKeyFile":"server.key","ManagementCommonNames":["automation@example.com"]}`)
-	c := exec.Command(binary, "server", "--listen", "none", "--tls-listen", "127.0.0.1:"+port, "--tls-cert", "front.crt", "--tls-key", "front.key",
-		"--domain", "tunnel.test", "--data-dir", f.file("data"), "--forest-config", "shared.json", "--hold", "0s")
+	c := aditCommand([]string{binary, "server", "--listen", "none", "--tls-listen", "127.0.0.1:" + port, "--tls-cert", "front.crt", "--tls-key", "front.key",
+		"--domain", "tunnel.test", "--data-dir", f.file("data"), "--forest-config", "shared.json", "--hold", "0s"})
 	c.Dir = f.dir
 	s := start(t, "server with forest", c)
 	s.waitLog(t, "its start", 20*time.Second, func(log string) bool { return strings.Contains(log, "server started") })
