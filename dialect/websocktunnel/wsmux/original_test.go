@@ -3,7 +3,6 @@ package wsmux_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -412,13 +411,11 @@ func TestOriginalServer(t *testing.T) {
 			if err := s.Err(); err != nil {
 				t.Error(err)
 			}
+			o.mu.Lock()
+			o.closing = true // this side closes
+			o.mu.Unlock()
 			s.Close()
 			agent.Wait()
-			o.mu.Lock()
-			defer o.mu.Unlock()
-			if errors.Is(o.err, io.EOF) {
-				o.err = nil // this side closed
-			}
 		})
 	}
 }
