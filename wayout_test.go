@@ -28,12 +28,12 @@ func TestProxy(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			p := hostile.NewProxy(t, hostile.ProxyOptions{Login: tt.login})
 			l, err := adit.Listen(t.Context(), adit.WithServer(s.URL()), adit.WithToken(s.Secret()), adit.WithID(tt.name),
-				adit.WithProxy("http://"+tt.user+p.Addr), adit.WithServerHost("tunnel.example.com"), adit.WithServerHeader(http.Header{"X-Env": {"test"}}),
+				adit.WithProxy("http://"+tt.user+p.Addr), adit.WithCarrier("websocket"), adit.WithServerHost("tunnel.example.com"), adit.WithServerHeader(http.Header{"X-Env": {"test"}}),
 				adit.WithProxyTicket(func(context.Context, string) ([]byte, error) { return []byte("ticket"), nil }))
 			if err != nil {
 				t.Fatal(err)
 			}
-			l.Close()
+			defer l.Close()
 			var want []string
 			for _, scheme := range tt.want {
 				want = append(want, strings.TrimPrefix(strings.TrimPrefix(s.URL(), "ws://"), "http://")+scheme)

@@ -70,20 +70,28 @@ func haproxyBetween(t *testing.T, server string) string {
 // carried is a server, and agents of it that come through something.
 type carried struct {
 	*server
-	ssh []string // a login through a forward
+	forward *process
+	ssh     []string // a login through the forward
 }
 
 func startCarried(t *testing.T, b between, carrier string, d *sshd) *carried {
 	t.Helper()
-	addr := upstream(t, carriedUpstream)
 	s := startServer(t, "--forward", "127.0.0.1:"+d.port)
 	through := b.start(t, s.addr)
+	return s.carried(t, d, func(args ...string) *process {
+		return s.agentVia(t, through, nil, append(args, "--carrier", carrier)...)
+	})
+}
+
+// carried starts the agents, with what they are told here.
+func (s *server) carried(t *testing.T, d *sshd, agent func(args ...string) *process) *carried {
+	t.Helper()
 	port := freePort(t)
-	s.agentVia(t, through, nil, "http", addr, "--id", "web", "--carrier", carrier)
-	f := s.agentVia(t, through, nil, "forward", port+":127.0.0.1:"+d.port, "--carrier", carrier)
+	agent("http", upstream(t, carriedUpstream), "--id", "web")
+	f := agent("forward", port+":127.0.0.1:"+d.port)
 	s.waitTunnel(t, "web")
 	waitListens(t, f, port+"  ->")
-	c := &carried{server: s, ssh: slices.Clip(d.login(t, "127.0.0.1", port))}
+	c := &carried{server: s, forward: f, ssh: slices.Clip(d.login(t, "127.0.0.1", port))}
 	waitLogin(t, c.ssh)
 	return c
 }
@@ -127,6 +135,14 @@ func carriedUpstream(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	}
+}
+
+// carriedSize is how much a transfer has.
+func carriedSize() int64 {
+	if long() {
+		return 200 << 20
+	}
+	return 3 << 20
 }
 
 // transfer moves a body down and up, and returns how fast that was.
@@ -231,10 +247,6 @@ func TestAgentsFindTheirWay(t *testing.T) {
 	t.Parallel()
 	need(t, "go")
 	d := startSSHD(t, "127.0.0.1")
-	size := int64(3 << 20)
-	if long() {
-		size = 200 << 20
-	}
 	slots := make(chan struct{}, 3) // they measure time, and there are few CPUs
 	for _, b := range betweens {
 		t.Run(b.name, func(t *testing.T) {
@@ -246,7 +258,7 @@ func TestAgentsFindTheirWay(t *testing.T) {
 				t.Errorf("the agent is on %q, and the network lets %v through", got, b.carriers)
 			}
 			c.converse(t)
-			down, up := c.transfer(t, size)
+			down, up := c.transfer(t, carriedSize())
 			t.Logf("%s: %.0f MB/s down, %.0f MB/s up", c.used(t), down, up)
 		})
 	}

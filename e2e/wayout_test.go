@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"adit/internal/hostile"
+	"adit/internal/testca"
 )
 
 // A wayOut is a proxy that lets connections out of a network.
@@ -185,10 +187,10 @@ func squidKerberos(t *testing.T, _ string) wayOut {
 	return wayOut{url: "http://localhost:" + squid, env: env}
 }
 
-// HTTP tunnels, ssh through a forward, and a program that adit stands in for
-// get out through proxies of each kind.
+// Everything gets out through proxies of each kind.
 func TestWaysOut(t *testing.T) {
 	t.Parallel()
+	slots := make(chan struct{}, 3) // as for other networks
 	for _, tt := range []struct {
 		name  string
 		start func(t *testing.T, server string) wayOut
@@ -202,6 +204,8 @@ func TestWaysOut(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
+			slots <- struct{}{}
+			defer func() { <-slots }()
 			d := startSSHD(t, "127.0.0.1")
 			s := startServer(t, "--forward", "127.0.0.1:"+d.port)
 			out := tt.start(t, s.addr)
@@ -218,23 +222,31 @@ func TestWaysOut(t *testing.T) {
 				c.Env = append(c.Env, out.env...)
 				return start(t, "agent", c)
 			}
-			site := upstream(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "from inside") })
-			agent("http", site, "--id", "web")
-			s.waitTunnel(t, "web")
-
-			local := freePort(t)
-			a := agent("forward", local+":127.0.0.1:"+d.port)
-			waitListens(t, a, local+"  ->")
-			login := slices.Clip(d.login(t, "127.0.0.1", local))
-			waitLogin(t, login)
-			if got := strings.Count(run(t, time.Minute, login[0], append(login[1:], "seq 1 50000")...), "\n"); got != 50000 {
-				t.Errorf("ssh: got %d lines, want 50000", got)
-			}
-			if log, _ := a.log.read(); strings.Contains(log, wayOutPassword) || strings.Contains(log, "secret-of-e2e") {
+			c := s.carried(t, d, agent)
+			c.converse(t)
+			c.transfer(t, carriedSize())
+			if log, _ := c.forward.log.read(); strings.Contains(log, wayOutPassword) || strings.Contains(log, "secret-of-e2e") {
 				t.Errorf("the password is in the agent's log:\n%s", log)
 			}
 		})
 	}
+}
+
+// Everything passes a device that looks into TLS, if the agents are told of its
+// authority.
+func TestThroughResigner(t *testing.T) {
+	t.Parallel()
+	d := startSSHD(t, "127.0.0.1")
+	s := startTLS(t, "--forward", "127.0.0.1:"+d.port)
+	ca := testca.New(t)
+	device := hostile.NewResigner(t, s.tlsAddr, &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, testca.Server("localhost"))}})
+	_, port, _ := net.SplitHostPort(device)
+	c := s.carried(t, d, func(args ...string) *process {
+		return start(t, "agent", aditCommand(slices.Concat([]string{binary}, args,
+			[]string{"--server", "wss://localhost:" + port, "--ca-file", ca.File(t), "--secret-file", s.secret})))
+	})
+	c.converse(t)
+	c.transfer(t, carriedSize())
 }
 
 // A stand-in gets out too, by the setting that its original has.
