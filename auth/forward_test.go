@@ -126,7 +126,7 @@ func TestAllowsForward(t *testing.T) {
 }
 
 func FuzzParseForwardRule(f *testing.F) {
-	for _, s := range []string{"db.internal:5432", "10.0.0.0/8:*", "[2001:db8::/32]:443", "*:1-1024"} {
+	for _, s := range []string{"db.internal:5432", "10.0.0.0/8:*", "[2001:db8::/32]:443", "*:1-1024", "@office/ssh", "unix:/run/app"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -137,7 +137,13 @@ func FuzzParseForwardRule(f *testing.F) {
 		if again, err := auth.ParseForwardRule(r.String()); err != nil || again != r {
 			t.Errorf("%q gives %v, which gives %v, %v", s, r, again, err)
 		}
-		if (r.Host == "") == !r.Prefix.IsValid() || r.Ports.First == 0 {
+		kinds := 0
+		for _, is := range []bool{r.Host != "", r.Prefix.IsValid(), r.Socket != "", r.ID != "" && r.Service != ""} {
+			if is {
+				kinds++
+			}
+		}
+		if hasPorts := r.Host != "" || r.Prefix.IsValid(); kinds != 1 || hasPorts == (r.Ports.First == 0) {
 			t.Errorf("%q gives %+v", s, r)
 		}
 	})
