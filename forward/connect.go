@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"adit/internal/replay"
 	"adit/tunnel"
 )
 
@@ -39,7 +40,7 @@ func (l *Local) serveConnect(ctx context.Context, c net.Conn, br *bufio.Reader) 
 		c.Close()
 		return
 	}
-	l.relay(withBuffered(c, br), stream, t)
+	l.relay(replay.Buffered(c, br), stream, t)
 }
 
 // readConnect reads the head of a CONNECT request (RFC 9110, section 9.3.6).

@@ -9,9 +9,9 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"strings"
 	"time"
 
+	"adit/internal/replay"
 	"adit/tunnel"
 )
 
@@ -110,7 +110,7 @@ func (l *Local) serveSocks5(ctx context.Context, c net.Conn, br *bufio.Reader) {
 		c.Close()
 		return
 	}
-	l.relay(withBuffered(c, br), stream, t)
+	l.relay(replay.Buffered(c, br), stream, t)
 }
 
 // socksGreet agrees on no authentication: who reaches the listener may use it.
@@ -226,41 +226,4 @@ func appendSocksTarget(b []byte, t tunnel.Target) []byte {
 	}
 	b = append(append(b, socksDomain, byte(len(t.Host))), t.Host...)
 	return binary.BigEndian.AppendUint16(b, t.Port)
-}
-
-// withBuffered returns a conn whose first bytes are those that br has read
-// already. Without any it is c.
-func withBuffered(c net.Conn, br *bufio.Reader) net.Conn {
-	n := br.Buffered()
-	if n == 0 {
-		return c
-	}
-	b, _ := br.Peek(n)
-	return &headConn{Conn: c, head: strings.NewReader(string(b))}
-}
-
-// A headConn has bytes that were read before.
-type headConn struct {
-	net.Conn
-	head *strings.Reader
-}
-
-func (c *headConn) Read(p []byte) (int, error) {
-	if c.head.Len() > 0 {
-		return c.head.Read(p)
-	}
-	return c.Conn.Read(p)
-}
-
-// CloseWrite implements tunnel.HalfCloser.
-func (c *headConn) CloseWrite() error {
-	if hc, ok := c.Conn.(tunnel.HalfCloser); ok {
-		return hc.CloseWrite()
-	}
-	return c.Conn.Close()
-}
-
-// Reset implements tunnel.Resetter.
-func (c *headConn) Reset(code tunnel.ResetCode, reason string) error {
-	return tunnel.Abort(c.Conn, code, reason)
 }

@@ -2,7 +2,6 @@ package ingress
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -18,6 +17,7 @@ import (
 	"time"
 
 	"adit/internal/http1"
+	"adit/internal/replay"
 	"adit/policy"
 	"adit/tunnel"
 )
@@ -397,11 +397,7 @@ func (w *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if n := rw.Reader.Buffered(); n > 0 {
-		ahead, _ := rw.Reader.Peek(n)
-		c = &handedConn{Conn: c, prefix: bytes.Clone(ahead)}
-	}
-	return c, rw, nil
+	return replay.Buffered(c, rw.Reader), rw, nil
 }
 
 func (w *recorder) WriteHeader(status int) {

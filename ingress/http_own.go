@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+
+	"adit/internal/replay"
 )
 
 // askOwn asks Own whether the request is for the server itself.
@@ -36,7 +38,7 @@ func (v *visitor) handOff(handler http.Handler) end {
 		return v.fail(errVisitorLeft)
 	}
 	v.setReadDeadline(0, 0)
-	hc := &handedConn{Conn: v.conn, prefix: bytes.Clone(v.ex.in[v.ex.r:v.ex.w]), first: handler}
+	hc := &handedConn{replay.New(v.conn, bytes.Clone(v.ex.in[v.ex.r:v.ex.w])), handler}
 	v.releaseExchange()
 	if !v.h.inner.give(hc) {
 		v.conn.Close()
@@ -192,7 +194,7 @@ func (s *innerServer) serve(w http.ResponseWriter, r *http.Request) {
 	var handler http.Handler
 	if hc, ok := r.Context().Value(handedKey{}).(*handedConn); ok {
 		if r.TLS == nil {
-			r.TLS = tlsState(hc.Conn)
+			r.TLS = tlsState(hc.NetConn())
 		}
 		handler, hc.first = hc.first, nil
 		w = &handedWriter{w, hc}
@@ -226,30 +228,10 @@ func (s *innerServer) serve(w http.ResponseWriter, r *http.Request) {
 	handler.ServeHTTP(w, r)
 }
 
-// A handedConn is a conn of which the first bytes have been read.
+// A handedConn is a conn that the relay has read a request from.
 type handedConn struct {
-	net.Conn
-	prefix []byte       // to be read first
-	first  http.Handler // of the first request; nil when it has come
-}
-
-func (c *handedConn) Read(p []byte) (int, error) {
-	if len(c.prefix) > 0 {
-		n := copy(p, c.prefix)
-		if c.prefix = c.prefix[n:]; len(c.prefix) == 0 {
-			c.prefix = nil
-		}
-		return n, nil
-	}
-	return c.Conn.Read(p)
-}
-
-// CloseWrite ends the writing side if the conn can.
-func (c *handedConn) CloseWrite() error {
-	if hc, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return hc.CloseWrite()
-	}
-	return c.Conn.Close()
+	*replay.Conn
+	first http.Handler // of the first request; nil when it has come
 }
 
 // A handedWriter hijacks the conn itself, with nothing of ours around it.
@@ -270,8 +252,8 @@ func (w *handedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if w.hc.prefix != nil {
+	if len(w.hc.Head()) > 0 {
 		return c, rw, nil // bytes behind a long head are still to be read
 	}
-	return w.hc.Conn, rw, nil
+	return w.hc.NetConn(), rw, nil
 }

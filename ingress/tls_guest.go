@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"adit/internal/relay"
+	"adit/internal/replay"
 	"adit/tunnel"
 )
 
@@ -58,7 +59,7 @@ func (v *tlsVisitor) serveGuest(g *Guest, name string, raw []byte) {
 	log := v.t.opts.Logger.With("remote", v.conn.RemoteAddr().String(), "host", name)
 	if g.Handshake != nil {
 		v.setDeadline()
-		if err := g.Handshake(v.ctx, &replayConn{Conn: v.conn, prefix: raw}); err != nil {
+		if err := g.Handshake(v.ctx, replay.New(v.conn, raw)); err != nil {
 			v.t.counters.broken.Add(1)
 			v.conn.Close()
 			log.Debug("handshake failed", "err", err)

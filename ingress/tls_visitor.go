@@ -12,6 +12,7 @@ import (
 	"adit/internal/clienthello"
 	"adit/internal/proxyheader"
 	"adit/internal/relay"
+	"adit/internal/replay"
 	"adit/tunnel"
 )
 
@@ -155,7 +156,7 @@ func (v *tlsVisitor) alert(code byte) { clienthello.SendAlert(v.conn, code) }
 // serveHTTP does the handshake and gives the conn to HTTP.
 func (v *tlsVisitor) serveHTTP(name string, raw []byte) error {
 	v.setDeadline()
-	conn := tls.Server(&replayConn{Conn: v.conn, prefix: raw}, v.t.configFor(name))
+	conn := tls.Server(replay.New(v.conn, raw), v.t.configFor(name))
 	if err := conn.HandshakeContext(context.Background()); err != nil { // abort ends it
 		return err
 	}
@@ -246,23 +247,3 @@ func (v *tlsVisitor) noStream(err error) {
 		v.alert(clienthello.AlertInternalError)
 	}
 }
-
-// A replayConn is a conn of which the first bytes have been read.
-type replayConn struct {
-	net.Conn
-	prefix []byte // to be read first
-}
-
-func (c *replayConn) Read(p []byte) (int, error) {
-	if len(c.prefix) > 0 {
-		n := copy(p, c.prefix)
-		if c.prefix = c.prefix[n:]; len(c.prefix) == 0 {
-			c.prefix = nil
-		}
-		return n, nil
-	}
-	return c.Conn.Read(p)
-}
-
-// NetConn returns the conn below.
-func (c *replayConn) NetConn() net.Conn { return c.Conn }

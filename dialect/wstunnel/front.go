@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"adit/internal/replay"
 )
 
 const (
@@ -125,7 +127,7 @@ func (f *front) end() {
 func (f *front) give(conn net.Conn, prefix []byte) bool {
 	conn.SetReadDeadline(time.Time{})
 	select {
-	case f.given <- &givenConn{Conn: conn, prefix: bytes.Clone(prefix)}:
+	case f.given <- replay.New(conn, bytes.Clone(prefix)):
 		return true
 	case <-f.done:
 		return false
@@ -146,36 +148,3 @@ func (l *givenListener) Accept() (net.Conn, error) {
 
 func (l *givenListener) Close() error   { return nil }
 func (l *givenListener) Addr() net.Addr { return &net.TCPAddr{} }
-
-// A givenConn is a connection of which the first bytes have been read.
-type givenConn struct {
-	net.Conn
-	prefix []byte // to be read first
-}
-
-func (c *givenConn) Read(p []byte) (int, error) {
-	if len(c.prefix) > 0 {
-		n := copy(p, c.prefix)
-		if c.prefix = c.prefix[n:]; len(c.prefix) == 0 {
-			c.prefix = nil
-		}
-		return n, nil
-	}
-	return c.Conn.Read(p)
-}
-
-// CloseWrite ends the writing side if the conn can.
-func (c *givenConn) CloseWrite() error {
-	if hc, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return hc.CloseWrite()
-	}
-	return c.Conn.Close()
-}
-
-// bare returns the conn itself if nothing is left to be read before it.
-func bare(conn net.Conn) net.Conn {
-	if g, ok := conn.(*givenConn); ok && len(g.prefix) == 0 {
-		return g.Conn
-	}
-	return conn
-}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"adit/carrier"
+	"adit/internal/replay"
 	"adit/internal/wsconn"
 	"adit/session"
 	"adit/tunnel"
@@ -293,7 +294,7 @@ func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request) {
 	}
 	s.lookUp(t, r)
 	// What net/http holds for the connection is not needed any more.
-	go s.serveClient(t, bare(conn), br, native, remote)
+	go s.serveClient(t, replay.Bare(conn), br, native, remote)
 }
 
 // serveClient serves a client's connection to its end.

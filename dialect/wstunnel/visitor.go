@@ -3,7 +3,6 @@ package wstunnel
 import (
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"adit/internal/relay"
+	"adit/internal/replay"
 	"adit/session"
 )
 
@@ -254,7 +254,7 @@ func (s *Server) switchOver(w http.ResponseWriter, resp *http.Response) {
 		http.Error(w, "This connection cannot be upgraded", http.StatusBadGateway)
 		return
 	}
-	conn = bare(conn)
+	conn = replay.Bare(conn)
 	defer conn.Close()
 	s.mu.Lock()
 	if s.closed {
@@ -274,12 +274,7 @@ func (s *Server) switchOver(w http.ResponseWriter, resp *http.Response) {
 		return
 	}
 	conn.SetDeadline(time.Time{})
-	from := net.Conn(conn)
-	if n := rw.Reader.Buffered(); n > 0 {
-		early, _ := rw.Reader.Peek(n)
-		from = &givenConn{Conn: conn, prefix: append([]byte(nil), early...)}
-	}
-	relay.Relay(from, &streamConn{Stream: st.st.stream, r: st}, relay.Options{})
+	relay.Relay(replay.Buffered(conn, rw.Reader), &streamConn{Stream: st.st.stream, r: st}, relay.Options{})
 }
 
 // A streamConn is a stream of which a reader has taken some bytes already.

@@ -18,6 +18,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"adit/internal/replay"
 )
 
 // ErrIdle is the error of a relay that saw no byte for Options.Idle.
@@ -74,16 +76,22 @@ type Result struct {
 // then wraps net.ErrClosed.
 //
 // If a conn other than a plain socket has ReadFrom or WriteTo, it is left to
-// that to move the bytes.
+// that to move the bytes. Of a *replay.Conn the first bytes are written at once,
+// and the conn below is what is relayed and what Options.Abort is called with.
 func Relay(a, b net.Conn, opts Options) (Result, error) {
 	if opts.Abort == nil {
 		opts.Abort = abort
 	}
 	r := &relay{opts: opts}
-	r.sides[0].conn, r.sides[1].conn = a, b
 	r.sides[0].see, r.sides[1].see = opts.FromA, opts.FromB
-	for _, c := range []net.Conn{a, b} {
+	for i, c := range []net.Conn{a, b} {
 		c.SetDeadline(time.Time{}) // an error shows when c is used
+		r.sides[i].ends = c == opts.EndWith
+		if rc, ok := c.(*replay.Conn); ok {
+			r.sides[i].head = rc.Head()
+			c = rc.NetConn()
+		}
+		r.sides[i].conn = c
 	}
 	if opts.Idle > 0 {
 		// The timer's function must not run before r.idle is set.
@@ -125,7 +133,9 @@ type relay struct {
 	opts  Options
 	sides [2]struct {
 		conn  net.Conn
+		head  []byte       // comes before what conn sends
 		see   func([]byte) // what conn sends; may be nil
+		ends  bool         // the end of conn is that of the relay
 		abort sync.Once
 	}
 
@@ -145,7 +155,7 @@ type relay struct {
 func (r *relay) direction(i int) int64 {
 	src, dst := r.sides[i].conn, r.sides[1-i].conn
 	see := r.sides[i].see
-	n, err := r.copy(dst, src, see)
+	n, err := r.copy(dst, src, r.sides[i].head, see)
 	if err == nil && see != nil {
 		see(nil)
 	}
@@ -165,7 +175,7 @@ func (r *relay) direction(i int) int64 {
 	switch {
 	case over:
 	case err == nil:
-		if hc, ok := dst.(interface{ CloseWrite() error }); ok && (r.opts.EndWith == nil || src != r.opts.EndWith) {
+		if hc, ok := dst.(interface{ CloseWrite() error }); ok && !r.sides[i].ends {
 			hc.CloseWrite() // fails if dst is broken, which the other direction finds
 			if !otherEnded && plain(src) {
 				r.watch(i)
@@ -255,13 +265,27 @@ type writeError struct{ err error }
 func (e *writeError) Error() string { return e.err.Error() }
 func (e *writeError) Unwrap() error { return e.err }
 
-// copy copies from src to dst until src ends, and returns the bytes written. see
-// may be nil.
-func (r *relay) copy(dst, src net.Conn, see func([]byte)) (int64, error) {
+// copy copies head, and then from src to dst until src ends, and returns the
+// bytes written. see may be nil.
+func (r *relay) copy(dst, src net.Conn, head []byte, see func([]byte)) (int64, error) {
 	var moved *atomic.Int64
 	if r.opts.Idle > 0 {
 		moved = &r.moved
 	}
+	var first int64
+	if len(head) > 0 {
+		n, err := newWriter(dst, moved, see).Write(head)
+		if err != nil {
+			return int64(n), &writeError{err}
+		}
+		first = int64(n)
+	}
+	n, err := move(dst, src, moved, see)
+	return first + n, err
+}
+
+// move copies from src to dst until src ends, in the way that suits them.
+func move(dst, src net.Conn, moved *atomic.Int64, see func([]byte)) (int64, error) {
 	if rf, ok := dst.(io.ReaderFrom); ok && !plain(dst) {
 		n, err := rf.ReadFrom(newReader(src, moved, see))
 		if err != nil && !isOp(err, "read", "raw-read") {

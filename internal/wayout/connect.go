@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+
+	"adit/internal/replay"
 )
 
 const (
@@ -136,7 +138,7 @@ func (p *httpProxy) through(ctx context.Context) (net.Conn, error) {
 	if !p.settle() {
 		return nil, context.Cause(ctx)
 	}
-	return &Conn{Conn: p.Conn, early: bytes.Clone(early)}, nil
+	return &Conn{replay.New(p.Conn, bytes.Clone(early))}, nil
 }
 
 // refusal is the error for an answer that is not about the login.

@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"net/url"
 	"strconv"
+
+	"adit/internal/replay"
 )
 
 // Of SOCKS5 (RFC 1928) and its login (RFC 1929).
@@ -59,7 +61,7 @@ func (d *Dialer) dialSOCKS(ctx context.Context, via *url.URL, addr string) (net.
 		}
 		return nil, err
 	}
-	return &Conn{Conn: conn}, nil
+	return &Conn{replay.New(conn, nil)}, nil
 }
 
 // askSOCKS runs the handshake. It reads no byte beyond it.

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"adit/internal/pacing"
+	"adit/internal/replay"
 )
 
 // DefaultTimeout bounds a Dial if the Dialer says nothing else.
@@ -218,26 +219,5 @@ func (d *Dialer) open(ctx context.Context, via *url.URL) (conn net.Conn, settle 
 // A Conn is a connection through a proxy. It hides the socket, which is that to
 // the proxy, so that nobody takes the proxy for the server; NetConn leads to it.
 type Conn struct {
-	net.Conn
-	early []byte // read already
-}
-
-// NetConn returns the connection to the proxy.
-func (c *Conn) NetConn() net.Conn { return c.Conn }
-
-func (c *Conn) Read(p []byte) (int, error) {
-	if len(c.early) > 0 {
-		n := copy(p, c.early)
-		c.early = c.early[n:]
-		return n, nil
-	}
-	return c.Conn.Read(p)
-}
-
-// CloseWrite ends the writing side, if the conn below can.
-func (c *Conn) CloseWrite() error {
-	if hc, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return hc.CloseWrite()
-	}
-	return c.Conn.Close()
+	*replay.Conn
 }
