@@ -11,9 +11,10 @@ import (
 	"time"
 )
 
-// startPostgres makes a database cluster of its own and returns its port. As
-// root it runs as the user postgres, since PostgreSQL refuses to be root.
-func startPostgres(t *testing.T) (port string) {
+// startPostgres makes a database cluster of its own and returns its port and its
+// unix socket. As root it runs as the user postgres, since PostgreSQL refuses to
+// be root.
+func startPostgres(t *testing.T) (port, socket string) {
 	t.Helper()
 	initdb, postgres := need(t, "initdb"), need(t, "postgres")
 	dir, err := os.MkdirTemp("", "adit-e2e-postgres-")
@@ -44,13 +45,13 @@ func startPostgres(t *testing.T) (port string) {
 	c = command(postgres, "-D", data, "-p", port, "-h", "127.0.0.1", "-k", dir, "-F")
 	p := start(t, "postgres", exec.Command(c[0], c[1:]...))
 	waitAccepts(t, p, "127.0.0.1:"+port)
-	return port
+	return port, filepath.Join(dir, ".s.PGSQL."+port)
 }
 
 func TestPostgreSQLThroughTCPTunnel(t *testing.T) {
 	t.Parallel()
 	psql := need(t, "psql")
-	at := startPostgres(t)
+	at, _ := startPostgres(t)
 	_, _, port := startTCP(t, "127.0.0.1:"+at)
 	args := func(port, query string) []string {
 		return []string{"-X", "-q", "-At", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", port, "-U", "postgres", "-c", query}

@@ -24,6 +24,7 @@ type sshd struct {
 }
 
 // startSSHD starts an sshd on host, through the command prefix if there is one.
+// Its key exchange is one that costs little.
 func startSSHD(t *testing.T, host string, prefix ...string) *sshd {
 	t.Helper()
 	program, keygen := need(t, "sshd"), need(t, "ssh-keygen")
@@ -52,6 +53,7 @@ PasswordAuthentication no
 UsePAM no
 StrictModes no
 Subsystem sftp internal-sftp
+KexAlgorithms curve25519-sha256
 LogLevel ERROR
 `, s.port, host, dir)
 	path := filepath.Join(dir, "sshd_config")

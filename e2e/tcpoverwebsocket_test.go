@@ -1,13 +1,7 @@
 package e2e
 
 import (
-	"context"
-	"fmt"
 	"net"
-	"net/http"
-	"os/exec"
-	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -36,84 +30,26 @@ func startTCPOverWebsocket(t *testing.T, target string, nginx bool) (port string
 	return port
 }
 
-// eachWay runs a test over plain connections and behind nginx with TLS.
-func eachWay(t *testing.T, test func(t *testing.T, nginx bool)) {
+func TestProgramsThroughTCPOverWebsocket(t *testing.T) {
+	t.Parallel()
+	g := startTargets(t)
 	for name, nginx := range map[string]bool{"plain": false, "behind nginx with TLS": true} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			test(t, nginx)
-		})
+		var ports [3]string
+		for i, at := range g.at {
+			ports[i] = startTCPOverWebsocket(t, at, nginx)
+		}
+		g.journeys(t, straight(name, ports))
 	}
 }
 
-func TestSSHThroughTCPOverWebsocket(t *testing.T) {
+func TestTCPOverWebsocketTargetDown(t *testing.T) {
 	t.Parallel()
-	scp, git := need(t, "scp"), need(t, "git")
-	d := startSSHD(t, "127.0.0.1")
-	eachWay(t, func(t *testing.T, nginx bool) {
-		port := startTCPOverWebsocket(t, "127.0.0.1:"+d.port, nginx)
-		ssh := d.login(t, "127.0.0.1", port)
-		waitLogin(t, ssh)
-
-		// The half-close of its input is what ends the remote command.
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		c := exec.CommandContext(ctx, ssh[0], append(slices.Clip(ssh[1:]), "wc -c")...)
-		c.Env = environ()
-		c.Stdin = body(8 << 20)
-		if counted, err := c.Output(); err != nil || strings.TrimSpace(string(counted)) != fmt.Sprint(8<<20) {
-			t.Errorf("remote wc: got %q, %v, want %d", counted, err, 8<<20)
-		}
-
-		dir := t.TempDir()
-		file, there, back := filepath.Join(dir, "file"), filepath.Join(dir, "there"), filepath.Join(dir, "back")
-		writeFile(t, file, 32<<20)
-		remote := d.user + "@127.0.0.1:" + there
-		run(t, time.Minute, scp, append(d.options(), "-P", port, file, remote)...)
-		run(t, time.Minute, scp, append(d.options(), "-P", port, remote, back)...)
-		if got, want := sumOf(t, back), sumOf(t, file); got != want {
-			t.Errorf("there and back: got SHA-256 %x, want %x", got, want)
-		}
-		clones(t, git, strings.Join(append([]string{need(t, "ssh")}, d.options()...), " "), d.user+"@127.0.0.1:"+port)
-	})
-}
-
-func TestPostgreSQLThroughTCPOverWebsocket(t *testing.T) {
-	t.Parallel()
-	psql := need(t, "psql")
-	at := startPostgres(t)
-	eachWay(t, func(t *testing.T, nginx bool) {
-		port := startTCPOverWebsocket(t, "127.0.0.1:"+at, nginx)
-		eventually(t, "postgres answers", 30*time.Second, func(ctx context.Context) error {
-			got, err := try(ctx, 10*time.Second, psql, "-X", "-q", "-At", "-U", "postgres", "-h", "127.0.0.1", "-p", port,
-				"-c", "select sum(n) from generate_series(1, 100000) n")
-			if err == nil && strings.TrimSpace(got) != "5000050000" {
-				t.Errorf("got %q, want 5000050000", got)
-			}
-			return err
-		})
-	})
-}
-
-func TestCurlThroughTCPOverWebsocket(t *testing.T) {
-	t.Parallel()
-	curl := need(t, "curl")
-	addr := upstream(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "from the target") })
-	eachWay(t, func(t *testing.T, nginx bool) {
-		port := startTCPOverWebsocket(t, addr, nginx)
-		if got := run(t, time.Minute, curl, "-sS", "-q", "--noproxy", "*", "http://127.0.0.1:"+port+"/"); got != "from the target" {
-			t.Errorf("got %q, want what the target says", got)
-		}
-	})
-	t.Run("target down", func(t *testing.T) {
-		t.Parallel()
-		port := startTCPOverWebsocket(t, "127.0.0.1:1", false)
-		// The reset comes so early that curl may not see that it was connected.
-		_, err := try(t.Context(), time.Minute, curl, "-sS", "-q", "--noproxy", "*", "http://127.0.0.1:"+port+"/")
-		if err == nil || !strings.Contains(err.Error(), "(56)") && !strings.Contains(err.Error(), "(7)") {
-			t.Errorf("got %v, want a reset", err)
-		}
-	})
+	port := startTCPOverWebsocket(t, "127.0.0.1:1", false)
+	// The reset comes so early that curl may not see that it was connected.
+	_, err := try(t.Context(), time.Minute, need(t, "curl"), "-sS", "-q", "--noproxy", "*", "http://127.0.0.1:"+port+"/")
+	if err == nil || !strings.Contains(err.Error(), "(56)") && !strings.Contains(err.Error(), "(7)") {
+		t.Errorf("got %v, want a reset", err)
+	}
 }
 
 // Either side may be killed: both ends of a connection see that it is over, and
@@ -167,19 +103,4 @@ func TestTCPOverWebsocketKilled(t *testing.T) {
 func isTimeout(err error) bool {
 	ne, ok := err.(net.Error)
 	return ok && ne.Timeout()
-}
-
-// clones clones a repository from where ssh, a command, leads.
-func clones(t *testing.T, git, ssh, at string) {
-	t.Helper()
-	dir := t.TempDir()
-	repo, clone := filepath.Join(dir, "repo"), filepath.Join(dir, "clone")
-	run(t, time.Minute, git, "init", "-q", repo)
-	writeFile(t, filepath.Join(repo, "file"), 2<<20)
-	run(t, time.Minute, git, "-C", repo, "add", "file")
-	run(t, time.Minute, git, "-C", repo, "-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "-qm", "file")
-	run(t, time.Minute, git, "-c", "core.sshCommand="+ssh, "clone", "-q", "ssh://"+at+repo, clone)
-	if got, want := sumOf(t, filepath.Join(clone, "file")), sumOf(t, filepath.Join(repo, "file")); got != want {
-		t.Errorf("git clone: got SHA-256 %x, want %x", got, want)
-	}
 }
