@@ -3,6 +3,7 @@ package auth
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"adit/tunnel"
@@ -152,26 +153,54 @@ func (r ForwardRule) String() string {
 	return host + ":" + ports
 }
 
-// special are addresses that no rule opens unless it is about them: with what
-// is reached there, a name or a wide prefix gives away more than it says. They
-// are this machine and its link, where clouds have their metadata and the keys
-// in it, and addresses that stand for IPv4 ones.
-var special = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"),          // this network (RFC 1122, section 3.2.1.3)
-	netip.MustParsePrefix("127.0.0.0/8"),        // loopback
-	netip.MustParsePrefix("169.254.0.0/16"),     // link-local; 169.254.169.254 is most clouds' metadata
-	netip.MustParsePrefix("100.100.100.200/32"), // metadata at Alibaba
-	netip.MustParsePrefix("168.63.129.16/32"),   // the host at Azure
-	netip.MustParsePrefix("192.0.0.0/24"),       // protocol assignments; 192.0.0.192 is metadata at Oracle
-	netip.MustParsePrefix("240.0.0.0/4"),        // reserved, and broadcast
-	netip.MustParsePrefix("::1/128"),            // loopback
-	netip.MustParsePrefix("fe80::/10"),          // link-local
-	netip.MustParsePrefix("fd00:ec2::/32"),      // metadata at Amazon
-	netip.MustParsePrefix("fd20:ce::/32"),       // metadata at Google
-	netip.MustParsePrefix("::/96"),              // IPv4-compatible (RFC 4291, section 2.5.5.1)
-	netip.MustParsePrefix("64:ff9b::/96"),       // NAT64 (RFC 6052)
-	netip.MustParsePrefix("64:ff9b:1::/48"),     // local NAT64 (RFC 8215)
-	netip.MustParsePrefix("2002::/16"),          // 6to4 (RFC 3056)
+// special4 and special6 are addresses that no rule opens unless it is about
+// them: with what is reached there, a name or a wide prefix gives away more than
+// it says. They are this machine and its link, where clouds have their metadata
+// and the keys in it, and addresses that stand for IPv4 ones.
+var (
+	special4 = []netip.Prefix{
+		netip.MustParsePrefix("0.0.0.0/8"),          // this network (RFC 1122, section 3.2.1.3)
+		netip.MustParsePrefix("127.0.0.0/8"),        // loopback
+		netip.MustParsePrefix("169.254.0.0/16"),     // link-local; 169.254.169.254 is most clouds' metadata
+		netip.MustParsePrefix("100.100.100.200/32"), // metadata at Alibaba
+		netip.MustParsePrefix("168.63.129.16/32"),   // the host at Azure
+		netip.MustParsePrefix("192.0.0.0/24"),       // protocol assignments; 192.0.0.192 is metadata at Oracle
+		netip.MustParsePrefix("240.0.0.0/4"),        // reserved, and broadcast
+	}
+	special6 = []netip.Prefix{
+		netip.MustParsePrefix("::1/128"),        // loopback
+		netip.MustParsePrefix("fe80::/10"),      // link-local
+		netip.MustParsePrefix("fd00:ec2::/32"),  // metadata at Amazon
+		netip.MustParsePrefix("fd20:ce::/32"),   // metadata at Google
+		netip.MustParsePrefix("fd00:c1::/32"),   // metadata at Oracle
+		netip.MustParsePrefix("fd00:42::/32"),   // metadata at Scaleway
+		netip.MustParsePrefix("2001::/32"),      // Teredo (RFC 4380)
+		netip.MustParsePrefix("64:ff9b:1::/48"), // local NAT64 (RFC 8215)
+	}
+
+	// embedded are prefixes behind which an IPv4 address stands, and so it is
+	// looked at as well.
+	embedded = []netip.Prefix{
+		netip.MustParsePrefix("::/96"),           // IPv4-compatible (RFC 4291, section 2.5.5.1)
+		netip.MustParsePrefix("::ffff:0:0:0/96"), // IPv4-translated (RFC 2765)
+		netip.MustParsePrefix("64:ff9b::/96"),    // NAT64 (RFC 6052)
+		netip.MustParsePrefix("2002::/16"),       // 6to4 (RFC 3056)
+	}
+
+	special = allSpecial()
+)
+
+// allSpecial returns special4, special6, embedded, and special4 within those.
+func allSpecial() []netip.Prefix {
+	all := slices.Concat(special4, special6, embedded)
+	for _, p := range embedded {
+		for _, q := range special4 {
+			b, v4 := p.Addr().As16(), q.Addr().As4()
+			copy(b[p.Bits()/8:], v4[:])
+			all = append(all, netip.PrefixFrom(netip.AddrFrom16(b), p.Bits()+q.Bits()))
+		}
+	}
+	return all
 }
 
 // AllowsForward reports whether the server may dial addr for an agent that
@@ -184,18 +213,30 @@ var special = []netip.Prefix{
 // with their address, or for loopback one with the name localhost. A prefix
 // that is wider than they are does not count.
 func (s Scope) AllowsForward(host string, addr netip.AddrPort) bool {
+	return s.allowsForward(host, addr, false)
+}
+
+// AllowsForwardHere is like AllowsForward for an address of the server's own
+// machine. What listens there for its own network alone, or trusts what comes
+// from the machine itself, is not given away by a rule about all hosts, which
+// does not count.
+func (s Scope) AllowsForwardHere(host string, addr netip.AddrPort) bool {
+	return s.allowsForward(host, addr, true)
+}
+
+func (s Scope) allowsForward(host string, addr netip.AddrPort, here bool) bool {
 	ip := addr.Addr().Unmap()
 	if addr.Port() == 0 || !ip.IsValid() || ip.Zone() != "" || ip.IsUnspecified() || ip.IsMulticast() {
 		return false
 	}
-	host = strings.TrimSuffix(strings.ToLower(host), ".")
+	host = foldHost(host)
 	asked, err := netip.ParseAddr(host)
 	isName := err != nil
 	if isName && tunnel.CheckHostname(host) != nil || !isName && (asked.Unmap() != ip || asked.Zone() != "") {
 		return false
 	}
 	for _, r := range s.Forward {
-		if r.Ports.contains(addr.Port()) && r.allows(host, isName, ip) {
+		if r.Ports.contains(addr.Port()) && r.allows(host, isName, ip) && !(here && r.isOfAll()) {
 			return true
 		}
 	}
@@ -206,7 +247,7 @@ func (s Scope) AllowsForward(host string, addr netip.AddrPort) bool {
 // address: where it is false, there is no need to look the name up. byName says
 // that a rule is about the name, and not only about addresses that it may have.
 func (s Scope) MayForward(host string, port uint16) (may, byName bool) {
-	host = strings.TrimSuffix(strings.ToLower(host), ".")
+	host = foldHost(host)
 	if addr, err := netip.ParseAddr(host); err == nil {
 		may = s.AllowsForward(host, netip.AddrPortFrom(addr.Unmap(), port))
 		return may, may
@@ -243,6 +284,23 @@ func (s Scope) AllowsService(id, service string) bool {
 		}
 	}
 	return false
+}
+
+// foldHost returns a host in lower case, without the dot that may end it. Only
+// ASCII is folded: what else has a lower case in ASCII is another name to who
+// looks it up.
+func foldHost(host string) string {
+	return strings.TrimSuffix(strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			r += 'a' - 'A'
+		}
+		return r
+	}, host), ".")
+}
+
+// isOfAll reports whether r is about all hosts.
+func (r ForwardRule) isOfAll() bool {
+	return r.Host == anyHost || r.Prefix.IsValid() && r.Prefix.Bits() == 0
 }
 
 func (r ForwardRule) allows(host string, isName bool, ip netip.Addr) bool {

@@ -69,6 +69,12 @@ func TestAllowsForward(t *testing.T) {
 		{"db.internal:5432", "DB.Internal.", "10.0.0.1:5432", true},
 		{"db.internal:5432", "db.internal..", "10.0.0.1:5432", false},
 		{"db.internal:5432", "db.internal\x00", "10.0.0.1:5432", false},
+		{"kube.internal:5432", "\u212aube.internal", "10.0.0.1:5432", false}, // a Kelvin sign, whose lower case is k
+		{"*.internal:*", "\uff41.internal", "10.0.0.1:5432", false},
+		{"*.internal:*", ".internal", "10.0.0.1:5432", false},
+		{"*.internal:*", "x_y.internal", "10.0.0.1:5432", false},
+		{"*.internal:*", "*.internal", "10.0.0.1:5432", false},
+		{"*.internal:*", "a%2e.internal", "10.0.0.1:5432", false},
 		{"*:*", "", "10.0.0.1:5432", false},
 		{"10.0.0.0/8:*", "", "10.0.0.1:5432", false},
 		{"10.0.0.0/8:*", "::ffff:10.0.0.1", "[::ffff:10.0.0.1]:80", true},
@@ -103,6 +109,28 @@ func TestAllowsForward(t *testing.T) {
 		{"0.0.0.0/8:*", "0.0.0.0", "0.0.0.0:80", false}, // would be this machine
 		{"[::/0]:*", "::", "[::]:80", false},
 		{"224.0.0.0/4:*", "224.0.0.1", "224.0.0.1:80", false},
+		{"[::/0]:*", "::ffff:0:127.0.0.1", "[::ffff:0:127.0.0.1]:80", false},             // translated (RFC 2765)
+		{"[::/0]:*", "2001:0:7f00:1::80ff:fffe", "[2001:0:7f00:1::80ff:fffe]:80", false}, // Teredo
+		{"[::/0]:*", "2002:7f00:1::1", "[2002:7f00:1::1]:80", false},                     // 6to4
+		{"[::/0]:*", "fd00:ec2::23", "[fd00:ec2::23]:80", false},                         // Amazon EKS
+		{"[::/0]:*", "fd20:ce::254", "[fd20:ce::254]:80", false},                         // Google
+		{"[::/0]:*", "fd00:c1::a9fe:a9fe", "[fd00:c1::a9fe:a9fe]:80", false},             // Oracle
+		{"[::/0]:*", "fd00:42::42", "[fd00:42::42]:80", false},                           // Scaleway
+		{"0.0.0.0/0:*", "169.254.170.2", "169.254.170.2:80", false},                      // Amazon ECS
+		{"0.0.0.0/0:*", "100.100.100.200", "100.100.100.200:80", false},                  // Alibaba
+		{"100.64.0.0/10:*", "100.100.100.200", "100.100.100.200:80", false},
+		{"0.0.0.0/0:*", "168.63.129.16", "168.63.129.16:80", false}, // Azure
+		{"0.0.0.0/0:*", "192.0.0.192", "192.0.0.192:80", false},     // Oracle
+
+		// Who opens a network that stands for IPv4 has not opened what is special there.
+		{"[64:ff9b::/96]:*", "64:ff9b::c000:201", "[64:ff9b::c000:201]:80", true},
+		{"[64:ff9b::/96]:*", "64:ff9b::7f00:1", "[64:ff9b::7f00:1]:80", false},
+		{"[64:ff9b::/96]:*", "64:ff9b::a9fe:a9fe", "[64:ff9b::a9fe:a9fe]:80", false},
+		{"[64:ff9b::a9fe:a9fe]:*", "64:ff9b::a9fe:a9fe", "[64:ff9b::a9fe:a9fe]:80", true},
+		{"[2002::/16]:*", "2002:a9fe:a9fe::1", "[2002:a9fe:a9fe::1]:80", false},
+		{"[2002:a9fe:a9fe::/48]:*", "2002:a9fe:a9fe::1", "[2002:a9fe:a9fe::1]:80", true},
+		{"[::/96]:*", "::7f00:1", "[::7f00:1]:80", false},
+		{"[::1]:*", "::1", "[::1]:80", true},
 		{"0.0.0.0/0:*", "255.255.255.255", "255.255.255.255:80", false},
 	} {
 		var s auth.Scope
@@ -122,6 +150,32 @@ func TestAllowsForward(t *testing.T) {
 	}
 	if (auth.Scope{Forward: []auth.ForwardRule{{}}}).AllowsForward("example.com", netip.MustParseAddrPort("192.0.2.1:443")) {
 		t.Error("the zero rule forwards")
+	}
+}
+
+// An address of the server's own machine takes more than a rule about all.
+func TestAllowsForwardHere(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		rule, host string
+		want       bool
+	}{
+		{"*:*", "192.0.2.7", false},
+		{"*:*", "self.test", false},
+		{"0.0.0.0/0:*", "192.0.2.7", false},
+		{"192.0.2.0/24:*", "192.0.2.7", true},
+		{"192.0.2.7:80", "self.test", true},
+		{"*.test:80", "self.test", true},
+		{"*.test:80", "other.example", false},
+	} {
+		r, err := auth.ParseForwardRule(tt.rule)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := auth.Scope{Forward: []auth.ForwardRule{r}}
+		if got := s.AllowsForwardHere(tt.host, netip.MustParseAddrPort("192.0.2.7:80")); got != tt.want {
+			t.Errorf("rule %s: AllowsForwardHere(%q): got %v, want %v", tt.rule, tt.host, got, tt.want)
+		}
 	}
 }
 

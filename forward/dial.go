@@ -26,6 +26,13 @@ const maxAddrs = 16
 type Dialer struct {
 	// Lookup resolves a name; nil is the system's resolver.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
+
+	// Addrs lists the addresses of this machine, which rules about all hosts
+	// leave out; nil is net.InterfaceAddrs. If it fails, such rules allow
+	// nothing.
+	Addrs func() ([]net.Addr, error)
+
+	own ownAddrs
 }
 
 // Rules say where a stream may go. Each is about the address that is dialled,
@@ -46,8 +53,19 @@ func (rs Rules) AllowsService(id, service string) bool {
 	return rs.allow(func(s auth.Scope) bool { return s.AllowsService(id, service) })
 }
 
-func (rs Rules) allowsAddr(host string, a netip.AddrPort) bool {
-	return rs.allow(func(s auth.Scope) bool { return s.AllowsForward(host, a) })
+// allows reports whether all rules allow an address that was found for host.
+func (d *Dialer) allows(rules Rules, host string, a netip.AddrPort) bool {
+	if !rules.allow(func(s auth.Scope) bool { return s.AllowsForward(host, a) }) {
+		return false
+	}
+	if rules.allow(func(s auth.Scope) bool { return s.AllowsForwardHere(host, a) }) {
+		return true
+	}
+	list := d.Addrs
+	if list == nil {
+		list = net.InterfaceAddrs
+	}
+	return !d.own.has(a.Addr(), list)
 }
 
 // errNotAllowed does not say which address a name has.
@@ -112,7 +130,11 @@ func (d *Dialer) resolve(ctx context.Context, t tunnel.Target, rules Rules) (all
 		if lookup == nil {
 			lookup = systemLookup
 		}
-		if addrs, err = lookup(ctx, host); err != nil || len(addrs) == 0 {
+		name := host
+		if strings.Contains(host, ".") {
+			name = t.Host // where it ends with a dot, it is looked up without search domains
+		}
+		if addrs, err = lookup(ctx, name); err != nil || len(addrs) == 0 {
 			if !named {
 				return nil, errNotAllowed
 			}
@@ -120,7 +142,7 @@ func (d *Dialer) resolve(ctx context.Context, t tunnel.Target, rules Rules) (all
 		}
 	}
 	for _, a := range addrs[:min(len(addrs), maxAddrs)] {
-		if a = a.Unmap(); rules.allowsAddr(host, netip.AddrPortFrom(a, t.Port)) {
+		if a = a.Unmap(); d.allows(rules, host, netip.AddrPortFrom(a, t.Port)) {
 			allowed = append(allowed, a)
 		}
 	}
@@ -154,8 +176,11 @@ func (d *Dialer) dialAddr(ctx context.Context, t tunnel.Target, addr netip.AddrP
 	}
 	nd := net.Dialer{ControlContext: func(_ context.Context, network, address string, c syscall.RawConn) error {
 		a, err := netip.ParseAddrPort(address)
-		if err != nil || !strings.HasPrefix(network, string(t.Network)) || !rules.allowsAddr(t.Host, netip.AddrPortFrom(a.Addr().Unmap(), a.Port())) {
+		if err != nil || !strings.HasPrefix(network, string(t.Network)) || !d.allows(rules, t.Host, netip.AddrPortFrom(a.Addr().Unmap(), a.Port())) {
 			return errNotAllowed
+		}
+		if t.Network == tunnel.UDP {
+			return forbidBroadcast(c)
 		}
 		return pacing.Control(network, address, c)
 	}}

@@ -82,8 +82,8 @@ func TestDialName(t *testing.T) {
 			lookups := 0
 			d := forward.Dialer{Lookup: func(_ context.Context, host string) (addrs []netip.Addr, err error) {
 				lookups++
-				if host != "DB.test" {
-					t.Errorf("got a look-up of %q, want DB.test", host)
+				if host != "DB.test." {
+					t.Errorf("got a look-up of %q, want that of DB.test. and of nothing in a search domain", host)
 				}
 				for _, a := range tt.addrs {
 					addrs = append(addrs, netip.MustParseAddr(a))
@@ -114,4 +114,58 @@ func TestDialName(t *testing.T) {
 			t.Errorf("got %v, want it forbidden", err)
 		}
 	})
+}
+
+// A rule about all hosts does not open what listens on the server's own machine.
+func TestDialOwnAddress(t *testing.T) {
+	t.Parallel()
+	gone, cancel := context.WithCancel(t.Context())
+	cancel() // nothing is sent
+	list := func() ([]net.Addr, error) {
+		return []net.Addr{&net.IPNet{IP: net.ParseIP("192.0.2.7"), Mask: net.CIDRMask(24, 32)}}, nil
+	}
+	for _, tt := range []struct {
+		name, host string
+		rules      []string
+		list       func() ([]net.Addr, error)
+		want       tunnel.RefuseCode
+	}{
+		{"all names", "self.test", []string{"*:*"}, list, tunnel.RefuseForbidden},
+		{"all names, its address", "192.0.2.7", []string{"*:*"}, list, tunnel.RefuseForbidden},
+		{"mapped to IPv6", "::ffff:192.0.2.7", []string{"*:*"}, list, tunnel.RefuseForbidden},
+		{"all addresses", "self.test", []string{"0.0.0.0/0:*", "[::/0]:*"}, list, tunnel.RefuseForbidden},
+		{"nobody knows them", "192.0.2.8", []string{"*:*"}, func() ([]net.Addr, error) { return nil, errors.New("no") }, tunnel.RefuseForbidden},
+		{"another", "192.0.2.8", []string{"*:*"}, list, tunnel.RefuseUpstreamTimeout},
+		{"a network", "192.0.2.7", []string{"192.0.2.0/24:*"}, list, tunnel.RefuseUpstreamTimeout},
+		{"its name", "self.test", []string{"self.test:80"}, list, tunnel.RefuseUpstreamTimeout},
+		{"two spellings of all", "192.0.2.7", []string{"*:*", "192.0.2.7:80"}, list, tunnel.RefuseUpstreamTimeout},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			d := forward.Dialer{
+				Addrs: tt.list,
+				Lookup: func(context.Context, string) ([]netip.Addr, error) {
+					return []netip.Addr{netip.MustParseAddr("192.0.2.7")}, nil
+				},
+			}
+			_, err := d.Dial(gone, tunnel.Target{Network: tunnel.TCP, Host: tt.host, Port: 80}, forward.Rules{scope(t, tt.rules...)})
+			if re, ok := errors.AsType[*tunnel.RefusedError](err); !ok || re.Code != tt.want {
+				t.Errorf("got %v, want %v", err, tt.want)
+			}
+		})
+	}
+}
+
+// Datagrams go to one host: a rule about a network does not open its broadcast
+// address, which the rules cannot tell from others.
+func TestDialBroadcast(t *testing.T) {
+	t.Parallel()
+	var d forward.Dialer
+	c, err := d.Dial(t.Context(), tunnel.Target{Network: tunnel.UDP, Host: "127.255.255.255", Port: 9}, forward.Rules{scope(t, "127.0.0.0/8:*")})
+	if err == nil {
+		defer c.Close()
+		if _, err = c.Write([]byte("hello, all")); err == nil {
+			t.Error("a datagram went to a broadcast address")
+		}
+	}
 }
