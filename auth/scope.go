@@ -2,6 +2,7 @@ package auth
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -13,6 +14,7 @@ type Scope struct {
 	IDs       []string      // patterns of IDs that may be bound: a literal, or with '*' for any run of characters
 	Hostnames []string      // patterns of hostnames that may be bound beside those of IDs; see CheckHostPattern
 	Ports     []PortRange   // public TCP ports that may be bound
+	UDPPorts  []PortRange   // public UDP ports that may be bound
 	Forward   []ForwardRule // what the server may dial for the holder
 }
 
@@ -20,12 +22,12 @@ type Scope struct {
 // every port. It says nothing of forwards: how far those of the secret go is the
 // server's own rule.
 func Everything() Scope {
-	return Scope{IDs: []string{"*"}, Hostnames: []string{anyHost}, Ports: []PortRange{everyPort}}
+	return Scope{IDs: []string{"*"}, Hostnames: []string{anyHost}, Ports: []PortRange{everyPort}, UDPPorts: []PortRange{everyPort}}
 }
 
 // IsZero reports whether s allows nothing.
 func (s Scope) IsZero() bool {
-	return len(s.IDs) == 0 && len(s.Hostnames) == 0 && len(s.Ports) == 0 && len(s.Forward) == 0
+	return len(s.IDs) == 0 && len(s.Hostnames) == 0 && len(s.Ports) == 0 && len(s.UDPPorts) == 0 && len(s.Forward) == 0
 }
 
 // AllowsID reports whether id may be bound. No scope allows the empty ID.
@@ -59,16 +61,13 @@ func (s Scope) AllowsHostname(h string) bool {
 // AllowsPort reports whether the public TCP port p may be bound. No scope
 // allows port 0: whoever picks a port for an agent asks for each that it means
 // to pick.
-func (s Scope) AllowsPort(p uint16) bool {
-	if p == 0 {
-		return false
-	}
-	for _, r := range s.Ports {
-		if r.contains(p) {
-			return true
-		}
-	}
-	return false
+func (s Scope) AllowsPort(p uint16) bool { return containPort(s.Ports, p) }
+
+// AllowsUDPPort is AllowsPort for public UDP ports.
+func (s Scope) AllowsUDPPort(p uint16) bool { return containPort(s.UDPPorts, p) }
+
+func containPort(ranges []PortRange, p uint16) bool {
+	return p != 0 && slices.ContainsFunc(ranges, func(r PortRange) bool { return r.contains(p) })
 }
 
 // Check reports the first pattern, range or rule that is malformed.
@@ -83,7 +82,7 @@ func (s Scope) Check() error {
 			return err
 		}
 	}
-	for _, r := range s.Ports {
+	for _, r := range slices.Concat(s.Ports, s.UDPPorts) {
 		if err := r.check(); err != nil {
 			return err
 		}

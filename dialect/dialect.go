@@ -113,6 +113,7 @@ const (
 	HTTP Kind = "http" // HTTP by hostname or path
 	TCP  Kind = "tcp"  // a public TCP port
 	TLS  Kind = "tls"  // TLS by server name, which the upstream ends
+	UDP  Kind = "udp"  // a public UDP port; a stream carries the datagrams of one visitor
 
 	// Service has no visitors: other agents reach it by the ID and Name, if
 	// their credentials allow it.
@@ -125,8 +126,13 @@ type Binding struct {
 	Kind    Kind      // what visitors speak
 	ID      tunnel.ID // the name to bind
 	Service string    // passed in StreamInfo; empty is the agent's default
-	Port    uint16    // public TCP port; 0 lets the server choose one of its range
+	Port    uint16    // public port of TCP or UDP; 0 lets the server choose one of its range
 	Name    string    // of a Service, as tunnel.CheckService takes it; empty for others
+
+	// Addr is the address of the server that the port of TCP or UDP is bound
+	// on; the zero Addr is where the server has its ports otherwise. Who asks
+	// for one looks at Bound.Addr: a server that does not know of it binds all.
+	Addr netip.Addr
 
 	// Hostnames are public names beside that of the ID, for HTTP and TLS; in
 	// lower case, without port or trailing dot.
@@ -150,7 +156,7 @@ type Binding struct {
 // Bound is where visitors find a binding.
 type Bound struct {
 	URLs []string       // the public addresses, best first, such as "https://web.example.com/"
-	Port uint16         // public TCP port; 0 unless Kind is TCP
+	Port uint16         // public port; 0 unless Kind is TCP or UDP
 	Addr netip.AddrPort // address that the port is bound on
 
 	// Policy says that the server enforces the binding's policy. If it has

@@ -37,22 +37,3 @@ func FuzzConnect(f *testing.F) {
 		}
 	})
 }
-
-func FuzzDatagram(f *testing.F) {
-	f.Add([]byte("\x00\x01a\x00\x00\x00\x02bc"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		r := bytes.NewReader(b)
-		var again bytes.Buffer
-		buf := make([]byte, maxDatagram)
-		for {
-			d, err := readDatagram(r, buf)
-			if err != nil {
-				break
-			}
-			writeDatagram(&again, append(make([]byte, lengthLen), d...))
-		}
-		if !bytes.HasPrefix(b, again.Bytes()) {
-			t.Errorf("got %x of %x", again.Bytes(), b)
-		}
-	})
-}

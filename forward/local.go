@@ -38,7 +38,7 @@ type Options struct {
 	Logger *slog.Logger
 
 	// IdleUDP is for how long the datagrams of one sender may pause before
-	// they are forgotten; 0 means the constant IdleUDP.
+	// they are forgotten; 0 means datagrams.IdleTimeout.
 	IdleUDP time.Duration
 }
 
@@ -62,9 +62,6 @@ type Local struct {
 func Listen(spec Spec, opts Options) (*Local, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
-	}
-	if opts.IdleUDP <= 0 {
-		opts.IdleUDP = IdleUDP
 	}
 	l := &Local{spec: spec, opts: opts, open: make(map[net.Conn]struct{})}
 	var err error

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"adit/internal/datagrams"
 	"adit/tunnel"
 )
 
@@ -36,7 +37,7 @@ func (l *Local) associate(ctx context.Context, c net.Conn) {
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	f := newFlows(ctx, l)
+	f := l.newFlows(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer cancel()
@@ -53,7 +54,7 @@ func (l *Local) associate(ctx context.Context, c net.Conn) {
 	pc.Close()
 	c.SetReadDeadline(time.Unix(1, 0))
 	wg.Wait()
-	f.wg.Wait()
+	f.Wait()
 }
 
 // udpHost returns the address of this end of c, and of the other. They are not
@@ -68,9 +69,9 @@ func udpHost(c net.Conn) (local, peer netip.Addr) {
 }
 
 // readAssociated takes datagrams in until the socket is closed.
-func (l *Local) readAssociated(ctx context.Context, f *flows, pc *net.UDPConn, peer netip.Addr) {
+func (l *Local) readAssociated(ctx context.Context, f *datagrams.Flows[flowKey], pc *net.UDPConn, peer netip.Addr) {
 	var sender atomic.Pointer[netip.AddrPort]
-	buf := make([]byte, maxDatagram)
+	buf := make([]byte, datagrams.MaxLen)
 	for {
 		n, from, err := pc.ReadFromUDPAddrPort(buf)
 		if err != nil {
@@ -93,7 +94,7 @@ func (l *Local) readAssociated(ctx context.Context, f *flows, pc *net.UDPConn, p
 			continue
 		}
 		head := appendSocksTarget([]byte{0, 0, 0}, t)
-		f.send(flowKey{from, t}, payload, func(b []byte) error {
+		f.Send(flowKey{from, t}, payload, func(b []byte) error {
 			_, err := pc.WriteToUDPAddrPort(append(head[:len(head):len(head)], b...), from)
 			return err
 		})

@@ -12,6 +12,7 @@ import (
 	"adit/auth"
 	"adit/dialect"
 	"adit/forward"
+	"adit/internal/datagrams"
 	"adit/internal/relay"
 	"adit/tunnel"
 )
@@ -74,7 +75,7 @@ func (b *binder) forward(f dialect.Forwarder) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel() // nobody waits for the dials any more
 	dials := make(chan struct{}, maxDials)
-	datagrams := new(atomic.Int32)
+	udp := new(atomic.Int32)
 	for {
 		in, err := f.AcceptForward()
 		if err != nil {
@@ -83,7 +84,7 @@ func (b *binder) forward(f dialect.Forwarder) {
 		b.forwards.Go(func() {
 			select {
 			case dials <- struct{}{}:
-				b.serveForward(ctx, in, sync.OnceFunc(func() { <-dials }), datagrams)
+				b.serveForward(ctx, in, sync.OnceFunc(func() { <-dials }), udp)
 			case <-b.tunnel.Done():
 				in.Close()
 			}
@@ -93,7 +94,7 @@ func (b *binder) forward(f dialect.Forwarder) {
 
 // serveForward connects one stream to its target. ctx bounds the dial, at whose
 // end dialled is called.
-func (b *binder) serveForward(ctx context.Context, in tunnel.Asked, dialled func(), datagrams *atomic.Int32) {
+func (b *binder) serveForward(ctx context.Context, in tunnel.Asked, dialled func(), udp *atomic.Int32) {
 	defer dialled()
 	target, log := in.Target(), b.server.log.With("session", b.session, "tunnel", string(b.tunnel.ID()), "remote", b.remote, "subject", b.holder)
 	refuse := func(err error) {
@@ -111,8 +112,8 @@ func (b *binder) serveForward(ctx context.Context, in tunnel.Asked, dialled func
 	}
 	defer b.server.forwards.leave()
 	if target.Network == tunnel.UDP {
-		defer datagrams.Add(-1)
-		if datagrams.Add(1) > maxForwardsUDP {
+		defer udp.Add(-1)
+		if udp.Add(1) > maxForwardsUDP {
 			refuse(&tunnel.RefusedError{Code: tunnel.RefuseBusy, Reason: "the session has as many streams of datagrams as it may have"})
 			return
 		}
@@ -134,7 +135,7 @@ func (b *binder) serveForward(ctx context.Context, in tunnel.Asked, dialled func
 	log.Debug("forward opened", "target", target.String())
 	var sent, received int64
 	if target.Network == tunnel.UDP {
-		sent, received, err = forward.RelayDatagrams(in, out, forward.IdleUDP)
+		sent, received, err = datagrams.Relay(in, out, datagrams.IdleTimeout, abortIdle)
 	} else {
 		var res relay.Result
 		res, err = relay.Relay(in, out, relay.Options{Abort: abortForward})
@@ -193,6 +194,11 @@ func serviceFailure(err error) error {
 		return refused(tunnel.RefuseUnreachable, "the agent of this service is not connected")
 	}
 	return refused(tunnel.RefuseInternal, "the service was not reached")
+}
+
+// abortIdle ends a stream of datagrams that has carried none for too long.
+func abortIdle(stream net.Conn) {
+	tunnel.Abort(stream, tunnel.ResetTimeout, "no datagram for too long")
 }
 
 // abortForward ends one side of a forward so that its far side sees it.

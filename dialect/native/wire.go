@@ -127,6 +127,7 @@ const (
 	bindPolicy  = 8
 	bindVisitor = 9
 	bindName    = 10
+	bindAddr    = 11
 
 	boundURL    = 1
 	boundPort   = 2
@@ -160,6 +161,9 @@ func appendBinding(b []byte, bd dialect.Binding) []byte {
 		b = session.AppendUintField(b, bindVisitor, 1)
 	}
 	b = session.AppendStringField(b, bindName, bd.Name)
+	if bd.Addr.IsValid() {
+		b = session.AppendField(b, bindAddr, bd.Addr.Unmap().AsSlice())
+	}
 	return b
 }
 
@@ -198,6 +202,12 @@ func parseBinding(b []byte) (bd dialect.Binding, err error) {
 			bd.PerVisitor = n != 0
 		case bindName:
 			bd.Name = string(v)
+		case bindAddr:
+			a, ok := netip.AddrFromSlice(v)
+			if !ok {
+				return fmt.Errorf("address with %d bytes: it takes 4 or 16", len(v))
+			}
+			bd.Addr = a.Unmap()
 		}
 		return err
 	})

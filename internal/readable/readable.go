@@ -17,7 +17,7 @@ import (
 	"syscall"
 )
 
-// Of returns the raw conn of a *net.TCPConn or *net.UnixConn, or of a conn with
+// Of returns the raw conn of a *net.TCPConn, *net.UDPConn or *net.UnixConn, or of a conn with
 // a method Socket, which returns the *net.TCPConn that it reads from and writes
 // to without doing anything to the bytes. It reports false for any other conn, such as a *tls.Conn, whose bytes may wait above the
 // socket, and on systems where Wait is not supported.
@@ -31,6 +31,8 @@ func Of(c net.Conn) (syscall.RawConn, bool) {
 	case interface{ Socket() *net.TCPConn }:
 		rc, err = c.Socket().SyscallConn()
 	case *net.TCPConn:
+		rc, err = c.SyscallConn()
+	case *net.UDPConn:
 		rc, err = c.SyscallConn()
 	case *net.UnixConn:
 		rc, err = c.SyscallConn()
