@@ -33,7 +33,7 @@ var (
 		string(dialect.BindInvalid), string(dialect.BindForbidden), string(dialect.BindTaken), string(dialect.BindBlocked),
 		string(dialect.BindPortInUse), string(dialect.BindNoPort), string(dialect.BindLimit), string(dialect.BindInternal),
 	}
-	kinds = []string{string(dialect.HTTP), string(dialect.TCP), string(dialect.TLS), string(dialect.Service)}
+	kinds = []string{string(dialect.HTTP), string(dialect.TCP), string(dialect.TLS), string(dialect.UDP), string(dialect.Service)}
 )
 
 // A Tally is a number of each pair of words, out of a set that does not grow.
