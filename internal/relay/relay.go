@@ -29,6 +29,9 @@ var ErrIdle = errors.New("relay: idle for too long")
 // well and was reset later.
 var errHangup = fmt.Errorf("relay: conn has gone after its end: %w", syscall.ECONNRESET)
 
+// errReset is the error of a relay with a socket whose reset a write was told.
+var errReset = fmt.Errorf("relay: conn was reset: %w", syscall.ECONNRESET)
+
 // lastWords is how long a side that takes no more bytes may still send: an
 // upstream that turns an upload down half way has its answer on the way.
 const lastWords = 5 * time.Second
@@ -146,6 +149,7 @@ type relay struct {
 	cause error      // of the first abortBoth
 	over  bool       // what fails now fails because the relay ends
 	ended [2]bool    // directions
+	reset [2]bool    // sides whose reset a write was told, so that a read finds a clean end
 	idle  *time.Timer
 	last  *time.Timer // ends lastWords
 	seen  int64       // moved, when idle fired last
@@ -156,22 +160,26 @@ func (r *relay) direction(i int) int64 {
 	src, dst := r.sides[i].conn, r.sides[1-i].conn
 	see := r.sides[i].see
 	n, err := r.copy(dst, src, r.sides[i].head, see)
-	if err == nil && see != nil {
-		see(nil)
-	}
-
+	var werr *writeError
+	unwritten := errors.As(err, &werr)
 	r.mu.Lock()
+	if err == nil && r.reset[i] {
+		err = errReset
+	}
 	r.ended[i] = true
+	r.reset[1-i] = unwritten && errors.Is(err, syscall.ECONNRESET)
 	otherEnded, over := r.ended[1-i], r.over
 	if err != nil && r.err == nil && !r.over {
 		r.err = err
 	}
 	r.mu.Unlock()
+	if err == nil && see != nil {
+		see(nil)
+	}
 	if otherEnded {
 		dst.SetReadDeadline(time.Unix(1, 0)) // ends its watch
 	}
 
-	var werr *writeError
 	switch {
 	case over:
 	case err == nil:
@@ -183,7 +191,7 @@ func (r *relay) direction(i int) int64 {
 		} else if !otherEnded {
 			r.end()
 		}
-	case errors.As(err, &werr):
+	case unwritten:
 		// dst takes nothing more, but may have said why.
 		if !otherEnded {
 			r.mu.Lock()
