@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -79,22 +78,24 @@ func TestCredentialIsRenewed(t *testing.T) {
 	f := newFixture(t)
 	opts := f.options(agent.Tunnel{ID: "echo", Kind: dialect.TCP, Upstream: upstream(t, echoUpstream(t))})
 	scope := auth.Scope{IDs: []string{"echo"}, Ports: []auth.PortRange{{First: 1, Last: 65535}}}
-	var asked atomic.Int32
+	asked := make(chan struct{}, 100)
 	opts.Token = func() (string, error) {
-		asked.Add(1)
+		asked <- struct{}{}
 		return f.token(3*time.Second-30*time.Second, scope), nil // the server allows for 30 s between clocks
 	}
 	r := run(t, opts)
 	s := r.until(agent.Connected)
 	c := f.visit(s.Bound[0].Port)
-	for began := time.Now(); time.Since(began) < 5*time.Second; {
-		echo(t, c, fmt.Sprintf("after %v", time.Since(began)))
-		time.Sleep(100 * time.Millisecond) // the stream's own pace
+	limit := time.After(patience)
+	for n := range 4 { // the first has ended before the fourth is asked for
+		select {
+		case <-asked:
+			echo(t, c, fmt.Sprintf("on token %d", n+1))
+		case <-limit:
+			t.Fatalf("the credential was asked for %d times within %v, want 4", n, patience)
+		}
 	}
 	onceConnected(t, r)
-	if n := asked.Load(); n < 3 {
-		t.Errorf("the credential was asked for %d times, want at least 3", n)
-	}
 }
 
 // TestNextToken pushes a credential onto a session, after one that is no good.
@@ -143,10 +144,12 @@ func TestNextToken(t *testing.T) {
 					t.Fatalf("not asked for another token after %v", patience)
 				}
 			}
-			for time.Since(began) < life+time.Second {
-				echo(t, c, "still there")
-				time.Sleep(100 * time.Millisecond) // the stream's own pace
+			select { // the first token ends
+			case s := <-r.states:
+				t.Errorf("the agent said %+v, want no word: the session goes on", s)
+			case <-time.After(time.Until(began.Add(life + time.Second))):
 			}
+			echo(t, c, "still there")
 			onceConnected(t, r)
 		})
 	}

@@ -62,7 +62,7 @@ func TestEcho(t *testing.T) {
 			b := []byte{7}
 			fastest := time.Hour
 			for range 4 {
-				time.Sleep(2 * rtt) // it is to be idle
+				rs.rest() // then each way is a request of its own
 				began := time.Now()
 				near.SetDeadline(began.Add(20 * time.Second))
 				if _, err := near.Write(b); err != nil {

