@@ -341,19 +341,6 @@ func (s *Session) resumeOn(ctx context.Context, conn net.Conn, kind Carrier) err
 // Carrier returns the kind of the carrier that the session has, or had last.
 func (s *Session) Carrier() Carrier { return *s.kind.Load() }
 
-// Move gives the session, whatever carrier it has, one of that kind. ctx bounds
-// that. The streams go on; if there is no such carrier to be had the session
-// keeps what it has.
-func (s *Session) Move(ctx context.Context, kind Carrier) error {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	conn, err := s.dialer.dialKind(ctx, kind)
-	if err != nil {
-		return err
-	}
-	return s.resumeOn(ctx, conn, kind)
-}
-
 // sleep waits for d; it reports false if ctx or done ended before.
 func sleep(ctx context.Context, done <-chan struct{}, d time.Duration) bool {
 	t := time.NewTimer(d)

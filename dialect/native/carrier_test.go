@@ -24,7 +24,8 @@ func TestMove(t *testing.T) {
 				fs := newFakeServer(t, tcp, native.Options{})
 				d := fs.dialer("secret")
 				d.Carrier = from
-				tun, s := fs.start(t, d, native.SessionOptions{})
+				tun, s := fs.connect(t, d, native.SessionOptions{})
+				t.Cleanup(func() { s.Close() })
 				near, far := stream(t, tun, s)
 				carried := func(want native.Carrier) {
 					t.Helper()

@@ -1,6 +1,7 @@
 package native
 
 import (
+	"context"
 	"log/slog"
 	"time"
 
@@ -12,4 +13,16 @@ import (
 func NewImpatientChooser(after time.Duration) *Chooser {
 	m, _ := recall.Open("", recall.Options{Avoid: after})
 	return &Chooser{memory: m, log: slog.New(slog.DiscardHandler), after: after}
+}
+
+// Move gives a session that is not being served a carrier of that kind in place of
+// the one that it has.
+func (s *Session) Move(ctx context.Context, kind Carrier) error {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	conn, err := s.dialer.dialKind(ctx, kind)
+	if err != nil {
+		return err
+	}
+	return s.resumeOn(ctx, conn, kind)
 }

@@ -190,6 +190,14 @@ func (fs *fakeServer) next(t *testing.T) accepted {
 // start starts a session, and serves it until the test ends.
 func (fs *fakeServer) start(t *testing.T, d *native.Dialer, opts native.SessionOptions) (tunnel.Tunnel, *native.Session) {
 	t.Helper()
+	tun, s := fs.connect(t, d, opts)
+	serve(t, s)
+	return tun, s
+}
+
+// connect starts a session, which has one carrier and gets no other by itself.
+func (fs *fakeServer) connect(t *testing.T, d *native.Dialer, opts native.SessionOptions) (tunnel.Tunnel, *native.Session) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	s, err := native.Dial(ctx, d, opts)
@@ -200,7 +208,6 @@ func (fs *fakeServer) start(t *testing.T, d *native.Dialer, opts native.SessionO
 	if a.err != nil {
 		t.Fatal(a.err)
 	}
-	serve(t, s)
 	return a.t, s
 }
 
