@@ -165,7 +165,8 @@ func (s *Server) add(b *binder) (reason string) {
 	return ""
 }
 
-// remove is the opposite of add.
+// remove takes out what add has put in. The caller has agents.Done to call when
+// nothing is left to do for it.
 func (s *Server) remove(t tunnel.Tunnel) {
 	s.mu.Lock()
 	b := s.tunnels[t]
@@ -174,7 +175,6 @@ func (s *Server) remove(t tunnel.Tunnel) {
 		delete(s.holders, b.holder)
 	}
 	s.mu.Unlock()
-	s.agents.Done()
 }
 
 // isFullLocked reports whether the holder of b's credential has as many agents

@@ -115,8 +115,9 @@ func (b *binder) end(names []name) {
 	if t, ok := b.tunnel.(interface{ Err() error }); ok {
 		why = t.Err()
 	}
+	b.server.remove(b.tunnel) // before anybody reads that it is gone
 	b.info("agent gone", "dur", time.Since(b.began).Round(time.Millisecond), "err", why)
-	b.server.remove(b.tunnel)
+	b.server.agents.Done()
 }
 
 // register binds the one name of a tunnel that has no other, and tells its

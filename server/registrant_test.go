@@ -94,6 +94,7 @@ func TestRegistrant(t *testing.T) {
 	if status, _ := f.get(t, visitor, "task.example.com", "/"); status != 200 {
 		t.Errorf("after a bad token: got %d, want 200", status)
 	}
+	f.logs(t, "agent gone") // the first one, which is told why
 	sessions := f.Sessions()
 	ids := []string{}
 	for _, s := range sessions {
