@@ -139,7 +139,7 @@ type Target struct {
 
 // A Block is a name that nobody can bind or visit.
 type Block struct {
-	Name   string    `json:"name"` // an ID, or a hostname
+	Name   string    `json:"name"` // an ID, or a hostname, in lower case
 	Reason string    `json:"reason,omitempty"`
 	Since  time.Time `json:"since"`
 }

@@ -19,8 +19,8 @@ func (e *BlockedError) Error() string { return fmt.Sprintf("%q is blocked", e.Na
 // Unwrap returns tunnel.ErrBlocked.
 func (e *BlockedError) Unwrap() error { return tunnel.ErrBlocked }
 
-// Block takes a name out of use: an ID, with its hostnames and ports, or a
-// hostname. Route and Add fail for it from then on, visitors that wait at it
+// Block takes a name out of use, in all spellings that differ in case alone: an
+// ID, with its hostnames and ports, or a hostname. Route and Add fail for it from then on, visitors that wait at it
 // wait no longer, and the tunnels that serve it are returned; to end what goes
 // through them is up to the caller. Tunnels that a rule leads to are not among
 // them: they serve other names too.
@@ -29,12 +29,13 @@ func (t *Table) Block(name string) []tunnel.Tunnel {
 	if t.blocked == nil {
 		t.blocked = make(map[string]bool)
 	}
-	t.blocked[name] = true
+	folded := strings.ToLower(name)
+	t.blocked[folded] = true
 	var serving []tunnel.Tunnel
 	var woken []*waiter
 	for _, m := range []map[string]*slot{t.byID, t.byKey, t.rules} {
 		for _, s := range m {
-			if strings.TrimPrefix(s.name, "/") != name && string(s.id) != name {
+			if strings.ToLower(strings.TrimPrefix(s.name, "/")) != folded && strings.ToLower(string(s.id)) != folded {
 				continue
 			}
 			for _, e := range s.entries {
@@ -69,17 +70,21 @@ func (t *Table) turnAwayLocked(s *slot, err error) (woken []*waiter) {
 func (t *Table) Unblock(name string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.blocked, name)
+	delete(t.blocked, strings.ToLower(name))
+}
+
+// blocksLocked reports whether a name is blocked.
+func (t *Table) blocksLocked(name string) bool {
+	return len(t.blocked) > 0 && t.blocked[strings.ToLower(name)]
 }
 
 // blockLocked returns a *BlockedError if the name of a slot is blocked, or the
 // ID that has it; s may be nil.
 func (t *Table) blockLocked(name string, s *slot) error {
 	switch {
-	case len(t.blocked) == 0:
-	case t.blocked[name]:
+	case t.blocksLocked(name):
 		return &BlockedError{name}
-	case s != nil && t.blocked[string(s.id)]:
+	case s != nil && t.blocksLocked(string(s.id)):
 		return &BlockedError{string(s.id)}
 	}
 	return nil

@@ -59,6 +59,35 @@ func TestBlock(t *testing.T) {
 }
 
 // Who waits for a name that is blocked is told at once.
+// A name is blocked in all spellings: IDs of some dialects have capitals, and
+// whoever takes one down may write a hostname with some.
+func TestBlockFoldsCase(t *testing.T) {
+	t.Parallel()
+	table := newTable(t, route.Options{Domain: "example.com"})
+	task := newTunnel("Task_1")
+	add(t, table, route.Entry{ID: "Task_1", Tunnel: task, Owner: "o"})
+	add(t, table, route.Entry{ID: "web", Tunnel: newTunnel("web"), Owner: "o", Hostnames: []string{"shop.test"}})
+	if got := table.Block("tASK_1"); len(got) != 1 || got[0] != tunnel.Tunnel(task) {
+		t.Errorf("got the tunnels %v, want the one that has the ID in another spelling", got)
+	}
+	table.Block("Shop.TEST")
+	for _, key := range []string{"/Task_1", "/task_1", "shop.test"} {
+		if _, err := table.Route(t.Context(), key); !errors.Is(err, tunnel.ErrBlocked) {
+			t.Errorf("%s: got %v, want it blocked", key, err)
+		}
+	}
+	if _, err := table.Add(route.Entry{ID: "TASK_1", Tunnel: newTunnel("new"), Owner: "o"}); !errors.Is(err, tunnel.ErrBlocked) {
+		t.Errorf("add of another spelling: got %v, want it blocked", err)
+	}
+	table.Unblock("TASK_1")
+	table.Unblock("SHOP.test")
+	for _, key := range []string{"/Task_1", "shop.test"} {
+		if _, err := table.Route(t.Context(), key); errors.Is(err, tunnel.ErrBlocked) {
+			t.Errorf("%s: got %v after it was unblocked", key, err)
+		}
+	}
+}
+
 func TestBlockEndsWaits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -205,7 +205,7 @@ func (p *plan) fits(e *entry) int {
 // entriesLocked calls f with the entries of a member that suit best.
 func (t *Table) entriesLocked(p *plan, id tunnel.ID, f func(*entry)) {
 	s := t.byID[string(id)]
-	if s == nil || t.blocked[string(id)] {
+	if s == nil || t.blocksLocked(string(id)) {
 		return
 	}
 	best := unfit

@@ -137,7 +137,7 @@ type Table struct {
 	byID    map[string]*slot // for hostnames below the domain and paths
 	byKey   map[string]*slot // for other hostnames, and ":" + port
 	watched map[tunnel.Tunnel]*watch
-	blocked map[string]bool // IDs and hostnames; nil if there are none
+	blocked map[string]bool // IDs and hostnames, in lower case; nil if there are none
 	held    int             // visitors that wait
 	waited  uint64          // visitors that began to wait
 	full    uint64          // and that could not, because too many did
@@ -324,14 +324,14 @@ func (t *Table) addLocked(b Entry, available bool) (replaced []tunnel.Tunnel, e 
 	} else {
 		keys = slices.Compact(slices.Sorted(slices.Values(b.Hostnames)))
 	}
-	if t.blocked[string(b.ID)] {
+	if t.blocksLocked(string(b.ID)) {
 		return nil, nil, &BlockedError{string(b.ID)}
 	}
 	if s := t.byID[string(b.ID)]; s != nil && !s.openToLocked(b, now) {
 		return nil, nil, &TakenError{"/" + string(b.ID)}
 	}
 	for _, k := range keys {
-		if t.blocked[k] {
+		if t.blocksLocked(k) {
 			return nil, nil, &BlockedError{k}
 		}
 		if s := t.byKey[k]; s != nil && !s.openToLocked(b, now) {

@@ -95,11 +95,11 @@ func sortedBlocks(all map[string]admin.Block) []admin.Block {
 	return list
 }
 
-// blockable returns a name as the table has it: an ID for a hostname below the
-// server's domain.
+// blockable returns a name in the one spelling in which it is kept: in lower
+// case, and an ID for a hostname below the server's domain.
 func (s *Server) blockable(name string) (string, error) {
-	name = strings.TrimSuffix(name, ".")
-	if id, ok := strings.CutSuffix(strings.ToLower(name), "."+s.domain); ok && !strings.Contains(id, ".") {
+	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	if id, ok := strings.CutSuffix(name, "."+s.domain); ok && !strings.Contains(id, ".") {
 		name = id
 	}
 	bad := name == "" || len(name) > maxBlockName || strings.ContainsFunc(name, func(r rune) bool {
@@ -115,7 +115,7 @@ func (s *Server) blockable(name string) (string, error) {
 func (b *blocks) has(name string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	_, ok := b.all[name]
+	_, ok := b.all[strings.ToLower(name)]
 	return ok
 }
 

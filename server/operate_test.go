@@ -131,6 +131,35 @@ func TestOperatorBlocksName(t *testing.T) {
 	}
 }
 
+// A hostname of an agent's own is blocked however it is written, and so after a
+// restart.
+func TestOperatorBlocksHostname(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "blocks.json")
+	change := func(o *server.Options) { o.BlockFile = file }
+	f := start(t, change)
+	tun := httpTunnel(t, "shop", saying(t, "shop"))
+	tun.Hostnames = []string{"www.shop.test"}
+	f.agent(t, nil, tun).up(t)
+	if status, _ := f.get(t, f.visitor(t), "www.shop.test", "/"); status != 200 {
+		t.Fatalf("before: got %d", status)
+	}
+	if err := f.Block(admin.Block{Name: "WWW.Shop.Test."}); err != nil {
+		t.Fatal(err)
+	}
+	again := start(t, change)
+	for _, s := range []*fixture{f, again} {
+		for _, host := range []string{"www.shop.test", "WWW.SHOP.TEST"} {
+			if status, _ := s.get(t, s.visitor(t), host, "/"); status != 403 {
+				t.Errorf("%s: got %d, want 403", host, status)
+			}
+		}
+	}
+	if err := f.Unblock("www.SHOP.test"); err != nil || len(f.Blocks()) != 0 {
+		t.Errorf("unblock in another spelling: got %v, and %v are left", err, f.Blocks())
+	}
+}
+
 func TestBlockFileIsChecked(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"{}", `[{"name":""}]`, `[{"name":"web"}`} {
