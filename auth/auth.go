@@ -33,7 +33,8 @@ const (
 	KindCertificate Kind = "certificate"
 )
 
-// An Identity is a claim that was accepted.
+// An Identity is a claim that was accepted. It does not change: several sessions
+// may share one.
 type Identity struct {
 	Subject string    // stable name of the credential's holder, for logs and for ownership of names
 	Expires time.Time // the session ends then; zero means never

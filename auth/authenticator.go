@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -65,6 +66,8 @@ type Authenticator struct {
 	keys        *KeySet
 	authorities *watched[*x509.CertPool]
 	grants      *watched[grantRules]
+
+	ofSecret atomic.Pointer[Identity] // see shared
 
 	bySecret *jwtParser // tokens under a secret
 	byKeys   *jwtParser // tokens under a key set

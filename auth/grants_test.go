@@ -161,6 +161,12 @@ func TestSecretFileChanges(t *testing.T) {
 	old := check(t, a, auth.Claim{Token: rawOld}, "")
 	signed := check(t, a, auth.Claim{Token: token}, "")
 	other := check(t, a, auth.Claim{Token: rawOther}, "")
+	if again := check(t, a, auth.Claim{Token: rawOther}, ""); again != other {
+		t.Error("two holders of one secret have an identity each, want them to share one")
+	}
+	if other == old {
+		t.Error("holders of two secrets share an identity")
+	}
 	if err := os.WriteFile(path, []byte(rawNew), 0o600); err != nil {
 		t.Fatal(err)
 	}

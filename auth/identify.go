@@ -40,7 +40,20 @@ func (a *Authenticator) Authenticate(ctx context.Context, c Claim) (*Identity, e
 	if c.ID != "" && !id.Scope.AllowsID(tunnel.ID(c.ID)) {
 		return nil, &Error{Forbidden, fmt.Sprintf("the credential does not allow the id %.64q", c.ID)}
 	}
-	return id, nil
+	return a.shared(id), nil
+}
+
+// shared returns one identity for all who hold the same shared secret, as the
+// agents of a small server do. That of any other credential is its own.
+func (a *Authenticator) shared(id *Identity) *Identity {
+	if id.Kind != KindSecret {
+		return id
+	}
+	if one := a.ofSecret.Load(); one != nil && one.proof.key == id.proof.key && one.proof.at == id.proof.at {
+		return one
+	}
+	a.ofSecret.Store(id)
+	return id
 }
 
 func (a *Authenticator) identify(ctx context.Context, c Claim) (*Identity, error) {
@@ -223,7 +236,7 @@ func (a *Authenticator) Recheck(i *Identity) (*Identity, error) {
 		return nil, errNothing
 	}
 	now.proof.at = at
-	return &now, nil
+	return a.shared(&now), nil
 }
 
 func checkSubject(s string) error {

@@ -12,8 +12,8 @@ type callState struct {
 	last    uint64             // number of this side's last call
 	waiting map[uint64]*result // this side's calls without answer
 	serving int                // the other side's calls without answer
-	ctx     context.Context    // of serving them
-	cancel  context.CancelFunc // when the session ends; nil while none is served
+	ctx     context.Context    // of serving them; nil while none is served
+	cancel  context.CancelFunc // when the session ends
 }
 
 type result struct {
@@ -115,7 +115,7 @@ func (s *Session) serveCall(ctx context.Context, n uint64, method uint16, body [
 	s.mu.Lock()
 	if s.calls.serving--; s.calls.serving == 0 {
 		s.calls.cancel() // an idle session holds no context
-		s.calls.cancel = nil
+		s.calls.ctx, s.calls.cancel = nil, nil
 	}
 	s.cond.Broadcast()
 	answer = answer[:min(len(answer), maxCall-2)]

@@ -4,4 +4,5 @@ package session
 const (
 	MaxData       = maxData
 	AcceptBacklog = acceptBacklog
+	RestAfter     = restAfter
 )

@@ -45,6 +45,9 @@ func (l *link) heartbeat() {
 	if ping > 0 && silent >= ping && !l.pinged {
 		l.ping = true
 	}
+	if silent > restAfter && !s.in.armed {
+		s.in.timer = nil // an idle session keeps one timer
+	}
 	l.timer.Reset(s.heartbeatInLocked(l, now))
 	s.flushUnlock()
 }

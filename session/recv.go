@@ -44,8 +44,8 @@ type recordReader struct {
 }
 
 // errRest says that the carrier was silent for a while: it is likely to be so
-// again. Whoever reads it waits in a new goroutine then, since the stack of
-// this one has grown with the work.
+// again. Whoever reads it parks then, or waits in a new goroutine if that cannot
+// be, since the stack of this one has grown with the work.
 var errRest = errors.New("session: carrier at rest")
 
 const restAfter = 2 * time.Second

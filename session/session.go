@@ -44,7 +44,7 @@ type Session struct {
 	mu      sync.Mutex // guards the fields below
 	cond    sync.Cond  // of mu: link, end, accept queue and calls changed
 	link    *link      // nil between carriers
-	readers int        // goroutines that read a carrier, also a dropped one
+	readers int        // goroutines that read a carrier, also a dropped one, or are parked
 	lost    chan struct{}
 	expiry  *time.Timer // ends the session between carriers
 	err     error       // why it ended; nil while it lives
@@ -114,6 +114,15 @@ type messageConn interface {
 type readWaiter interface {
 	// WaitRead returns when Read would not block, or fail.
 	WaitRead() error
+}
+
+// parker is what a carrier offers to a session that wants to wait without a
+// goroutine.
+type parker interface {
+	// Park has f called, in a goroutine of its own and once, when Read would
+	// not block or fail, or after Close. It reports false, and f is not
+	// called, if that is so already or the carrier cannot wait so.
+	Park(f func()) bool
 }
 
 // maybeWaiter is a readWaiter that cannot always wait at little cost.
@@ -292,7 +301,9 @@ func (s *Session) attach(conn net.Conn, received uint64) error {
 func (l *link) read() {
 	err := l.readLoop()
 	if err == errRest {
-		go l.read()
+		if p, ok := l.conn.(parker); !ok || !p.Park(l.read) {
+			go l.read()
+		}
 		return
 	}
 	l.drop(err)

@@ -10,6 +10,9 @@
 //	}
 //	buf := pool.Get().(*[]byte) // only now
 //	n, err := conn.Read(*buf)
+//
+// Where long silence is expected even the goroutine can be spared: see
+// Waiter.Park.
 package readable
 
 import (

@@ -26,6 +26,8 @@ type Waiter struct {
 	b    []byte                // where read reads to
 	n    int                   // its result
 	err  error                 // its result
+
+	ticket uint64 // of the last Park; guarded by parking.mu
 }
 
 // Init makes w wait for rc. It must be called before Wait.

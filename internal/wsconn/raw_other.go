@@ -15,6 +15,10 @@ func newRawConn(c net.Conn) *rawConn { return nil }
 
 func (r *rawConn) waitRead() error { return errors.ErrUnsupported }
 
+func (r *rawConn) park(func()) bool { return false }
+
+func (r *rawConn) unpark() {}
+
 func (r *rawConn) Read(b []byte) (int, error) { return 0, errors.ErrUnsupported }
 
 func (r *rawConn) tryWrite(b []byte) (int, error) { return 0, errors.ErrUnsupported }

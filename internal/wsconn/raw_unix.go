@@ -34,6 +34,12 @@ func newRawConn(c net.Conn) *rawConn {
 // waitRead blocks until a read would not.
 func (r *rawConn) waitRead() error { return r.waiter.Wait() }
 
+// park has f called when a read would not block, or after unpark.
+func (r *rawConn) park(f func()) bool { return r.waiter.Park(f) }
+
+// unpark has what was parked go on.
+func (r *rawConn) unpark() { r.waiter.Unpark() }
+
 // Read is the conn's.
 func (r *rawConn) Read(b []byte) (int, error) { return r.waiter.Read(b) }
 

@@ -193,7 +193,7 @@ func (c *Conn) WaitRead() error {
 	if c.rerr != nil {
 		return c.rerr
 	}
-	if c.woken || len(c.buffered) > 0 || c.rem > 0 && c.nahead > 0 {
+	if c.holdsLocked() {
 		return nil
 	}
 	if c.raw != nil {
@@ -209,6 +209,28 @@ func (c *Conn) WaitRead() error {
 		return c.readFailed(err)
 	}
 	return nil
+}
+
+// Park is like WaitRead without a goroutine that waits: it has f called, in one
+// of its own and once, when Read has bytes to look at or the Conn is closed. It
+// reports false, and f is not called, where that cannot be, or need not because
+// Read has bytes already. Nobody reads before f is called. Read deadlines do
+// not count meanwhile.
+func (c *Conn) Park(f func()) bool {
+	c.rmu.Lock()
+	defer c.rmu.Unlock()
+	if c.rerr != nil || c.raw == nil || c.holdsLocked() || !c.raw.park(f) {
+		return false
+	}
+	if c.closed.Load() {
+		c.raw.unpark() // Close may not have seen it
+	}
+	return true
+}
+
+// holdsLocked reports whether Read has bytes to look at without the conn below.
+func (c *Conn) holdsLocked() bool {
+	return c.woken || len(c.buffered) > 0 || c.rem > 0 && c.nahead > 0
 }
 
 // isTimeout reports whether err is that of a deadline and leaves the conn

@@ -162,6 +162,9 @@ func (c *Conn) Close() error {
 		c.dropLocked()
 		c.wmu.Unlock()
 	}
+	if c.raw != nil {
+		defer c.raw.unpark()
+	}
 	if s := socket(c.c); s != c.c && !writable(s) {
 		// crypto/tls would wait for room to say goodbye.
 		err := s.Close()
