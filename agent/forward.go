@@ -22,20 +22,20 @@ type present struct {
 	sessions []*native.Session // of the agent's lanes; nil where there is none
 	changed  chan struct{}     // closed when the others change
 	err      error             // why there is none, or no other; nil while the first is being made
-	refused  bool              // err is the server's word
+	refused  bool              // err is the server's word, which it will not take back by itself
 	over     bool              // there will be no other
 }
 
 // set makes s the present session of lane n; nil says that there is none, for a
 // reason.
 func (p *present) set(n int, s *native.Session, why error) {
-	refused, _ := native.Refused(why)
+	r, refused := native.RefusalOf(why)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.over {
 		return
 	}
-	p.sessions[n], p.err, p.refused = s, why, refused
+	p.sessions[n], p.err, p.refused = s, why, refused && !r.Passing
 	p.tellLocked()
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -109,6 +111,46 @@ func TestOpenTargetWhenRefused(t *testing.T) {
 	}
 	if took := time.Since(begin); took > 10*time.Second {
 		t.Errorf("it took %v", took)
+	}
+}
+
+// What stands in for a server that is being restarted, such as a load balancer,
+// has not turned the agent away.
+func TestOpenTargetWaitsWhileServerIsAway(t *testing.T) {
+	t.Parallel()
+	away := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }))
+	t.Cleanup(away.Close)
+	opts := newFixture(t).options()
+	opts.Forwards = true
+	opts.Server, opts.DialContext = "ws"+strings.TrimPrefix(away.URL, "http"), nil
+	failed := make(chan struct{}, 1)
+	opts.OnState = func(s agent.State) {
+		if s.Err != nil {
+			select {
+			case failed <- struct{}{}:
+			default:
+			}
+		}
+	}
+	a, err := agent.New(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	defer func() {
+		cancel()
+		<-done
+	}()
+	<-failed
+	const patience = 300 * time.Millisecond
+	opening, stop := context.WithTimeout(ctx, patience)
+	defer stop()
+	begin := time.Now()
+	_, err = a.OpenTarget(opening, tunnel.Target{Network: tunnel.TCP, Host: "a", Port: 1})
+	if took := time.Since(begin); err == nil || took < patience {
+		t.Errorf("got %v after %s, want that it waits for the server", err, took)
 	}
 }
 

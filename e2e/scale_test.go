@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -15,10 +18,28 @@ import (
 // A tide is many connections through two processes to a target, and whether
 // these are as they were before when it has gone.
 type tide struct {
-	through string // where callers connect to
+	through string                 // where callers connect to
+	greet   func(c net.Conn) error // what they say first, if anything
 	ln      *net.TCPListener
 	procs   []*process
 	before  []int // descriptors
+}
+
+// dial connects a caller to the target.
+func (td *tide) dial() (*net.TCPConn, error) {
+	c, err := net.DialTimeout("tcp", td.through, 30*time.Second)
+	if err != nil {
+		return nil, err
+	}
+	c.SetDeadline(time.Now().Add(time.Minute))
+	if td.greet != nil {
+		err = td.greet(c)
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c.(*net.TCPConn), nil
 }
 
 // many is how many connections a tide has. This process has both ends of each.
@@ -98,13 +119,12 @@ func (td *tide) storm(t *testing.T) []*net.TCPConn {
 	var wg sync.WaitGroup
 	for i := range callers {
 		wg.Go(func() {
-			c, err := net.DialTimeout("tcp", td.through, 30*time.Second)
+			c, err := td.dial()
 			if err != nil {
 				t.Errorf("caller %d: %v", i, err)
 				return
 			}
-			callers[i] = c.(*net.TCPConn)
-			c.SetDeadline(time.Now().Add(time.Minute))
+			callers[i] = c
 			said := fmt.Appendf(nil, "%08d", i)
 			c.Write(said)
 			got := make([]byte, len(said))
@@ -123,7 +143,7 @@ func (td *tide) storm(t *testing.T) []*net.TCPConn {
 // run is the whole test.
 func (td *tide) run(t *testing.T) {
 	stop := td.echo(t)
-	warm, err := net.Dial("tcp", td.through)
+	warm, err := td.dial()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,12 +189,11 @@ func (td *tide) run(t *testing.T) {
 	td.ln.Close()
 	for range td.many(t) {
 		wg.Go(func() {
-			c, err := net.DialTimeout("tcp", td.through, 30*time.Second)
+			c, err := td.dial()
 			if err != nil {
 				return // a reset that comes at once may look like this
 			}
 			defer c.Close()
-			c.SetDeadline(time.Now().Add(time.Minute))
 			if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil || isTimeout(err) {
 				t.Errorf("target down: read %d, %v, want that the connection is over", n, err)
 			}
@@ -182,18 +201,62 @@ func (td *tide) run(t *testing.T) {
 	}
 	wg.Wait()
 	td.ebbs(t, "a target that is down")
+
+	// Callers who leave at once, some of them in the middle of a word.
+	for i := range td.many(t) {
+		wg.Go(func() {
+			c, err := net.DialTimeout("tcp", td.through, 30*time.Second)
+			if err != nil {
+				return // as above
+			}
+			io.WriteString(c, "\x05\x01\x00\x05\x01\x00"[:i%7])
+			if i%2 == 0 {
+				c.(*net.TCPConn).SetLinger(0)
+			}
+			c.Close()
+		})
+	}
+	wg.Wait()
+	td.ebbs(t, "callers who leave")
+	for _, p := range td.procs {
+		if n := goroutines(t, p); n > idleGoroutines {
+			t.Errorf("%s has %d goroutines after it all, want at most %d", p.name, n, idleGoroutines)
+		}
+	}
+}
+
+// idleGoroutines is more than a process has that does nothing, and less than
+// there are callers.
+const idleGoroutines = 100
+
+// goroutines ends a process, which thereby says how many goroutines it had.
+func goroutines(t *testing.T, p *process) int {
+	t.Helper()
+	before, _ := p.log.read()
+	syscall.Kill(p.pid, syscall.SIGQUIT)
+	select {
+	case <-p.done:
+	case <-time.After(20 * time.Second):
+		t.Fatalf("%s does not end", p.name)
+	}
+	text, _ := p.log.read()
+	n := strings.Count(text, "\ngoroutine ") - strings.Count(before, "\ngoroutine ")
+	if n == 0 {
+		t.Fatalf("%s does not say what its goroutines are", p.name)
+	}
+	return n
 }
 
 // silence connects callers that hear nothing.
 func (td *tide) silence(t *testing.T) (ends []net.Conn) {
 	t.Helper()
 	for range 100 {
-		c, err := net.DialTimeout("tcp", td.through, 30*time.Second)
+		td.ln.SetDeadline(time.Now().Add(30 * time.Second))
+		c, err := td.dial()
 		if err != nil {
 			t.Fatal(err)
 		}
 		io.WriteString(c, "is anybody there?")
-		td.ln.SetDeadline(time.Now().Add(30 * time.Second))
 		far, err := td.ln.Accept()
 		if err != nil {
 			t.Fatal(err)
@@ -238,4 +301,47 @@ func TestTideThroughForward(t *testing.T) {
 	waitListens(t, a, "  ->")
 	td.procs = []*process{s.process, a}
 	td.run(t)
+}
+
+func TestTideThroughSOCKS(t *testing.T) {
+	td := newTide(t)
+	target := td.ln.Addr().String()
+	s := startServer(t, "--forward", target)
+	_, port, _ := net.SplitHostPort(td.through)
+	a := s.agent(t, "socks", port)
+	waitListens(t, a, "  ->")
+	td.procs = []*process{s.process, a}
+	var turn atomic.Int32
+	td.greet = func(c net.Conn) error {
+		if turn.Add(1)%2 == 0 {
+			return greetCONNECT(c, target)
+		}
+		return greetSOCKS5(c, netip.MustParseAddrPort(target))
+	}
+	td.run(t)
+}
+
+// greetSOCKS5 has a conn lead to an IPv4 target.
+func greetSOCKS5(c net.Conn, target netip.AddrPort) error {
+	b := append([]byte("\x05\x01\x00\x05\x01\x00\x01"), target.Addr().AsSlice()...)
+	c.Write(append(b, byte(target.Port()>>8), byte(target.Port())))
+	var answer [2 + 10]byte
+	if _, err := io.ReadFull(c, answer[:]); err != nil {
+		return err
+	}
+	if answer[3] != 0 {
+		return fmt.Errorf("SOCKS5 says %d", answer[3])
+	}
+	return nil
+}
+
+// greetCONNECT does so with HTTP.
+func greetCONNECT(c net.Conn, target string) error {
+	fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\n\r\n", target)
+	const want = "HTTP/1.1 200 Connection established\r\n\r\n"
+	answer := make([]byte, len(want))
+	if _, err := io.ReadFull(c, answer); err != nil || string(answer) != want {
+		return fmt.Errorf("got %q, %v, want %q", answer, err, want)
+	}
+	return nil
 }

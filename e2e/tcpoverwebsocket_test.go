@@ -52,54 +52,6 @@ func TestTCPOverWebsocketTargetDown(t *testing.T) {
 	}
 }
 
-// Either side may be killed: both ends of a connection see that it is over, and
-// the next one works once the side is back.
-func TestTCPOverWebsocketKilled(t *testing.T) {
-	t.Parallel()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	at, port := "127.0.0.1:"+freePort(t), freePort(t)
-	command := map[string][]string{
-		"server": {binary, "tcp-over-websocket", "server", "-listen_ws", at, "-connect_tcp", ln.Addr().String()},
-		"client": {binary, "tcp-over-websocket", "client", "-listen_tcp", "127.0.0.1:" + port, "-connect_ws", "ws://" + at},
-	}
-	running := map[string]*process{}
-	begin := func(name string) {
-		running[name] = start(t, name, aditCommand(command[name]))
-		waitListens(t, running[name], "Listening to")
-	}
-	begin("server")
-	begin("client")
-	for _, name := range []string{"server", "client"} {
-		const many = 50
-		var ends []net.Conn
-		for range many {
-			caller, err := net.DialTimeout("tcp", "127.0.0.1:"+port, 10*time.Second)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer caller.Close()
-			target, err := ln.Accept()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer target.Close()
-			ends = append(ends, caller, target)
-		}
-		running[name].kill()
-		for i, c := range ends {
-			c.SetDeadline(time.Now().Add(20 * time.Second))
-			if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil || isTimeout(err) {
-				t.Errorf("%s killed: end %d read %d, %v, want that it is over", name, i, n, err)
-			}
-		}
-		begin(name)
-	}
-}
-
 func isTimeout(err error) bool {
 	ne, ok := err.(net.Error)
 	return ok && ne.Timeout()

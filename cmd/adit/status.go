@@ -144,6 +144,8 @@ func reason(err error) string {
 		return statusReason(status)
 	case errors.As(err, &refused):
 		return refused.Reason + remedy(string(refused.Code))
+	case errors.As(err, &rejected) && rejected.Gone():
+		return "the server does not know the session any more, as after a restart"
 	case errors.As(err, &rejected):
 		return strings.TrimPrefix(rejected.Error(), "session: ")
 	case errors.As(err, &closed):

@@ -43,7 +43,7 @@ func RefusalOf(err error) (r Refusal, ok bool) {
 	switch {
 	case errors.As(err, &status):
 		return statusRefusal(status), true
-	case errors.As(err, &rejected):
+	case errors.As(err, &rejected) && !rejected.Gone(): // which is the end of one session alone
 		return Refusal{Reason: rejected.Reason, RetryAfter: rejected.RetryAfter, Passing: rejected.RetryAfter > 0}, true
 	case errors.As(err, &bind):
 		return Refusal{Code: string(bind.Code), Reason: bind.Reason, Passing: bind.Code == dialect.BindInternal}, true

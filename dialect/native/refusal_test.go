@@ -71,6 +71,11 @@ func TestRefusalOf(t *testing.T) {
 			&session.ClosedError{Code: session.CloseCredential, Reason: "the credential has expired", Remote: true},
 			native.Refusal{Code: "expired-credential", Reason: "the credential has expired"}, true,
 		},
+		{ // the server was restarted: what comes next is a new session
+			"session that is not there any more",
+			fmt.Errorf("session: lost: %w", &session.RejectedError{Code: 2, Reason: "no such session"}),
+			native.Refusal{}, false,
+		},
 		{"closed here", &session.ClosedError{Code: session.CloseCredential}, native.Refusal{}, false},
 		{"shutdown", &session.ClosedError{Code: session.CloseShutdown, Remote: true}, native.Refusal{}, false},
 	} {
