@@ -74,6 +74,9 @@ func listenAndServe(ctx context.Context, addr string, out io.Writer, serve func(
 	if err != nil {
 		return err
 	}
-	log.New(out, "", log.LstdFlags).Printf("Listening to %s", l.Addr())
+	if _, port, _ := net.SplitHostPort(addr); port == "0" {
+		addr = l.Addr().String() // else as it was given, like the original
+	}
+	log.New(out, "", log.LstdFlags).Printf("Listening to %s", addr)
 	return serve(ctx, l)
 }

@@ -109,7 +109,7 @@ func (c *Client) serve(ctx context.Context, caller net.Conn) {
 	peer := caller.RemoteAddr()
 	conn, early, has, err := c.dial(ctx, peer)
 	if err != nil {
-		c.opts.Log.Printf("%s - Error while dialing %s: %v", peer, c.opts.URL, err)
+		c.opts.Log.Printf("%s - Error while dialing %s: %v", peer, withoutUser(c.opts.URL), err)
 		refuse(caller)
 		return
 	}
@@ -117,9 +117,7 @@ func (c *Client) serve(ctx context.Context, caller net.Conn) {
 	l.client, l.early, l.features = true, early, has
 	release := c.links.hold(l)
 	defer release()
-	if err := l.run(); err != nil {
-		c.opts.Log.Printf("%s - %v", peer, err)
-	}
+	logEnd(c.opts.Log, peer.String(), l.run())
 }
 
 // refuse closes a caller that gets no connection: with a reset, so that it
@@ -142,8 +140,8 @@ func (c *Client) dial(ctx context.Context, peer net.Addr) (net.Conn, []byte, fea
 	if err != nil {
 		return nil, nil, features{}, err
 	}
-	c.opts.Log.Printf("%s - Connecting to %s", peer, shown(u))
 	for range maxRedirects {
+		c.opts.Log.Printf("%s - Connecting to %s", peer, shown(u))
 		conn, resp, early, err := c.handshake(ctx, u)
 		if err != nil {
 			return nil, nil, features{}, err
@@ -188,6 +186,19 @@ func parseURL(s string) (*url.URL, error) {
 	}
 	u.Fragment, u.RawFragment = "", ""
 	return u, nil
+}
+
+// withoutUser returns a URL, perhaps a malformed one, without what may be a
+// password.
+func withoutUser(s string) string {
+	if at := strings.LastIndexByte(s, '@'); at >= 0 {
+		scheme, _, _ := strings.Cut(s, "//")
+		if len(scheme) > at {
+			scheme = ""
+		}
+		return scheme + "//xxxxx" + s[at:]
+	}
+	return s
 }
 
 // shown returns a URL of parseURL as the original logs it.

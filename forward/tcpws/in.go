@@ -36,11 +36,9 @@ func (l *link) in() {
 	case l.failed(), err == nil:
 	case errors.As(err, &pe):
 		payload := binary.BigEndian.AppendUint16(nil, wsframe.CloseProtocol)
-		l.close(append(payload, pe.err.Error()...))
-		l.fail(pe.err)
+		l.accuse(append(payload, pe.err.Error()...), pe.err)
 	case errors.Is(err, errText):
-		l.close(nil)
-		l.fail(err)
+		l.accuse(nil, err)
 	case in && out, l.isShut() && !l.features.ends:
 		// It has said all, or does not mind that it has not.
 		if !in {
@@ -52,6 +50,16 @@ func (l *link) in() {
 	default:
 		l.fail(err)
 	}
+}
+
+// accuse ends the link for a fault of the other side, and lets that know.
+func (l *link) accuse(payload []byte, err error) {
+	l.close(payload)
+	l.lose(err)
+	abort(l.tcp.Conn)
+	l.ws.SetReadDeadline(time.Now().Add(drainTime))
+	io.Copy(io.Discard, l.ws.Conn)
+	l.fail(err)
 }
 
 func (l *link) isShut() bool {
@@ -261,7 +269,7 @@ func (s *inState) spliceIn(left int64) (n int64, ok bool, err error) {
 	n, ok, err = s.l.spliceIn(&s.fills, left)
 	s.l.received.Add(n)
 	if werr := (*writeError)(nil); errors.As(err, &werr) {
-		s.stopDelivery()
+		s.stopDelivery(werr)
 		err = nil
 	}
 	if n == left {
@@ -288,13 +296,12 @@ func (s *inState) deliver(p []byte) {
 		return
 	}
 	if _, err := s.l.tcp.Write(p); err != nil {
-		s.stopDelivery()
+		s.stopDelivery(err)
 	}
 }
 
-// stopDelivery is for when tcp takes no more. What it has sent before is still
-// on its way to the other side, so the WebSocket is read on for a while.
-func (s *inState) stopDelivery() {
+// stopDelivery is for when tcp takes no more.
+func (s *inState) stopDelivery(err error) {
 	s.discard = true
-	s.l.ws.SetReadDeadline(time.Now().Add(drainTime))
+	s.l.discard(err)
 }

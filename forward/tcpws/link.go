@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"log"
 	"math/rand/v2"
 	"net"
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"adit/internal/wsframe"
@@ -45,6 +47,10 @@ type link struct {
 
 	mu       sync.Mutex // guards the fields below
 	err      error      // what ended the link before its time
+	cause    error      // what will, once the other direction is through; see lose
+	outOver  bool       // nothing is sent any more but what ends the WebSocket
+	discards bool       // what comes from ws is for nobody
+	wasReset bool       // tcp was reset, as a write to it has found
 	outEnded bool       // tcp has come to its end, and the other side knows
 	inEnded  bool       // the other side's has
 	pong     []byte     // payload of the pong that waits for the writer
@@ -86,6 +92,9 @@ func (l *link) run() error {
 		l.alive = nil
 	}
 	err := l.err
+	if err == nil {
+		err = l.cause
+	}
 	l.mu.Unlock()
 	l.ws.Close()
 	l.tcp.Close()
@@ -100,9 +109,37 @@ func (l *link) fail(err error) {
 	if l.err != nil {
 		return
 	}
-	l.err = err
+	if l.err = l.cause; l.err == nil {
+		l.err = err
+	}
 	abort(l.tcp.Conn)
 	l.ws.Close()
+}
+
+// lose is for a direction that has failed, or will, while the other may still
+// have something: what was sent or received before is not to be lost with it.
+// The WebSocket is read on, since a conn that is closed with bytes unread resets
+// what is on its way to the other side.
+func (l *link) lose(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cause == nil {
+		l.cause = err
+	}
+	l.outOver = true
+	l.ws.SetReadDeadline(time.Now().Add(graceTime))
+}
+
+// discard is for when tcp takes no more. What it has sent before is still on its
+// way to the other side, so the WebSocket is read on until that is through, and
+// then for a while.
+func (l *link) discard(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.discards, l.wasReset = true, errors.Is(err, syscall.ECONNRESET)
+	if l.outOver {
+		l.ws.SetReadDeadline(time.Now().Add(drainTime))
+	}
 }
 
 // failed reports whether the link has failed.
@@ -215,15 +252,21 @@ func (l *link) unlockWrite() error {
 func (l *link) endOut() error {
 	if !l.features.ends {
 		err := l.close(nil)
+		l.mu.Lock()
+		l.outOver = true
 		l.ws.SetReadDeadline(time.Now().Add(graceTime))
+		l.mu.Unlock()
 		return err
 	}
 	if err := l.writeText(textEnd); err != nil {
 		return err
 	}
 	l.mu.Lock()
-	l.outEnded = true
+	l.outEnded, l.outOver = true, true
 	both := l.inEnded
+	if l.discards {
+		l.ws.SetReadDeadline(time.Now().Add(drainTime))
+	}
 	l.mu.Unlock()
 	if both {
 		return l.finish()
@@ -284,15 +327,28 @@ func (l *link) peerShut(payload []byte) {
 	l.tcp.SetReadDeadline(time.Now().Add(drainTime))
 }
 
+// resetBefore is for when tcp seems to have come to its end. The system tells of
+// a reset once: if that was to a write, a read sees an end. (After a true end a
+// write is told EPIPE.)
+func (l *link) resetBefore() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.wasReset {
+		return &readError{syscall.ECONNRESET}
+	}
+	return nil
+}
+
 // out moves what comes from tcp to ws.
 func (l *link) out() {
 	err := l.copyOut()
-	switch {
-	case l.failed():
-	case errors.Is(err, io.EOF):
-		if err := l.endOut(); err != nil && !errors.Is(err, errShut) {
-			l.fail(err)
+	if errors.Is(err, io.EOF) {
+		if err = l.resetBefore(); err == nil {
+			err = l.endOut()
 		}
+	}
+	switch {
+	case err == nil, l.failed():
 	case errors.Is(err, errShut):
 		io.Copy(io.Discard, l.tcp.Conn) // until its end or the deadline of peerShut
 	case errors.Is(err, os.ErrDeadlineExceeded): // of peerShut
@@ -302,9 +358,13 @@ func (l *link) out() {
 		} else {
 			l.close(nil)
 		}
-		l.fail(err)
+		l.lose(err)
+		abort(l.tcp.Conn)
 	default:
-		l.fail(err)
+		// The WebSocket takes no more, but what came before that is there.
+		l.lose(err)
+		l.tcp.SetReadDeadline(time.Now().Add(graceTime))
+		io.Copy(io.Discard, l.tcp.Conn) // lest it does not read what it gets
 	}
 }
 
@@ -317,6 +377,18 @@ func (e *readError) Unwrap() error { return e.err }
 func isRead(err error) bool {
 	var re *readError
 	return errors.As(err, &re)
+}
+
+// logEnd logs why a link ended, if that was before its time, as the original
+// does with the way in which it noticed.
+func logEnd(to *log.Logger, peer string, err error) {
+	switch {
+	case err == nil:
+	case isRead(err):
+		to.Printf("TCPToWS - %s: %v", peer, err)
+	default:
+		to.Printf("WSToTCP - %s: %v", peer, err)
+	}
 }
 
 // bulkFrom is how much has to be there at a time, in bytes, for a transfer to

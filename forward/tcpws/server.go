@@ -40,8 +40,9 @@ type ServerOptions struct {
 // A Server takes WebSockets at any path, and is an http.Handler. Its methods are
 // safe for concurrent use.
 type Server struct {
-	opts  ServerOptions
-	links links
+	opts     ServerOptions
+	links    links
+	bodyTime time.Duration // for the body of a request that is refused
 }
 
 // NewServer returns a Server. The caller closes it.
@@ -55,7 +56,7 @@ func NewServer(opts ServerOptions) *Server {
 	if opts.Log == nil {
 		opts.Log = log.New(io.Discard, "", 0)
 	}
-	return &Server{opts: opts, links: newLinks(opts.MaxLinks)}
+	return &Server{opts: opts, links: newLinks(opts.MaxLinks), bodyTime: headTime}
 }
 
 // Serve serves l, with metrics at /metrics if there are any, until ctx ends or l
@@ -139,15 +140,15 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer release()
 	err = l.run()
 	m.moved(l.sent.Load(), l.received.Load())
-	if err != nil {
-		s.opts.Log.Printf("%s - %v", r.RemoteAddr, err)
-	}
+	logEnd(s.opts.Log, r.RemoteAddr, err)
 	s.opts.Log.Printf("%s - Client disconnected", r.RemoteAddr)
 }
 
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, status int, err error) {
 	s.opts.Metrics.failed("upgrade")
 	s.opts.Log.Printf("%s - Error while upgrading: %v", r.RemoteAddr, err)
+	// Of a body the server of package http reads some, to use the conn again.
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.bodyTime))
 	w.Header().Set("Sec-Websocket-Version", "13")
 	http.Error(w, http.StatusText(status), status)
 }

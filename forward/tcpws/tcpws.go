@@ -76,10 +76,13 @@ const (
 	dialTime       = 30 * time.Second       // shorter than an original's wait for its handshake
 )
 
-// tune sets what every TCP connection here has: dead peers are noticed, since
-// neither side pings.
+// tcpKeepAlive notices dead peers, since neither side pings, after the time that
+// the original takes for that: it rides out what is shorter.
+var tcpKeepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 9}
+
+// tune sets what every TCP connection here has.
 func tune(c net.Conn) {
 	if t, ok := c.(*net.TCPConn); ok {
-		t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 4})
+		t.SetKeepAliveConfig(tcpKeepAlive)
 	}
 }
