@@ -269,7 +269,7 @@ func (s *inState) spliceIn(left int64) (n int64, ok bool, err error) {
 	n, ok, err = s.l.spliceIn(&s.fills, left)
 	s.l.received.Add(n)
 	if werr := (*writeError)(nil); errors.As(err, &werr) {
-		s.stopDelivery(werr)
+		s.discard = true
 		err = nil
 	}
 	if n == left {
@@ -295,13 +295,10 @@ func (s *inState) deliver(p []byte) {
 	if s.discard {
 		return
 	}
+	s.l.tmu.Lock()
+	defer s.l.tmu.Unlock()
 	if _, err := s.l.tcp.Write(p); err != nil {
-		s.stopDelivery(err)
+		s.discard = true
+		s.l.discard(err)
 	}
-}
-
-// stopDelivery is for when tcp takes no more.
-func (s *inState) stopDelivery(err error) {
-	s.discard = true
-	s.l.discard(err)
 }

@@ -45,6 +45,8 @@ type link struct {
 	shut bool       // a close frame was sent; guarded by wmu
 	head [wsframe.MaxHeader]byte
 
+	tmu sync.Mutex // held while bytes are written to tcp, until a failure is known to mu
+
 	mu       sync.Mutex // guards the fields below
 	err      error      // what ended the link before its time
 	cause    error      // what will, once the other direction is through; see lose
@@ -331,6 +333,10 @@ func (l *link) peerShut(payload []byte) {
 // a reset once: if that was to a write, a read sees an end. (After a true end a
 // write is told EPIPE.)
 func (l *link) resetBefore() error {
+	if l.tcp.isClosed() { // so that a write ends at once, if there is one
+		l.tmu.Lock()
+		defer l.tmu.Unlock()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.wasReset {

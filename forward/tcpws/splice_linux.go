@@ -228,11 +228,35 @@ func (l *link) spliceIn(f *fill, left int64) (n int64, ok bool, err error) {
 			return n, n > 0, nil
 		}
 		n += int64(f.n)
-		if err := p.write(l.tcp.raw, f.n); err != nil {
+		if err := l.writePiped(p, f.n); err != nil {
 			p.close()
 			return n, true, &writeError{err}
 		}
 		p.put()
 	}
 	return n, true, nil
+}
+
+// writePiped writes what is in the pipe to tcp.
+func (l *link) writePiped(p *pipe, n int) error {
+	l.tmu.Lock()
+	defer l.tmu.Unlock()
+	err := p.write(l.tcp.raw, n)
+	if err != nil {
+		l.discard(err)
+	}
+	return err
+}
+
+// isClosed reports whether s is a socket that has been reset, or has ended both
+// ways.
+func (s *socket) isClosed() (is bool) {
+	const stateClose = 7 // TCP_CLOSE
+	if s.raw != nil {
+		s.raw.Control(func(fd uintptr) {
+			info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+			is = err == nil && info.State == stateClose
+		})
+	}
+	return is
 }
