@@ -53,6 +53,18 @@ func (rs Rules) AllowsService(id, service string) bool {
 	return rs.allow(func(s auth.Scope) bool { return s.AllowsService(id, service) })
 }
 
+// Allows reports whether rules allow c, to which t was dialled before.
+func (d *Dialer) Allows(t tunnel.Target, c net.Conn, rules Rules) bool {
+	switch t.Network {
+	case tunnel.Unix:
+		return rules.allow(func(s auth.Scope) bool { return s.AllowsSocket(t.Host) })
+	case tunnel.Agent:
+		return rules.AllowsService(t.Host, t.Service)
+	}
+	a, err := netip.ParseAddrPort(c.RemoteAddr().String())
+	return err == nil && d.allows(rules, t.Host, a)
+}
+
 // allows reports whether all rules allow an address that was found for host.
 func (d *Dialer) allows(rules Rules, host string, a netip.AddrPort) bool {
 	if !rules.allow(func(s auth.Scope) bool { return s.AllowsForward(host, a) }) {

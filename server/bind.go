@@ -39,6 +39,7 @@ type binder struct {
 	identity *auth.Identity
 	expiry   *time.Timer // ends the tunnel with its credential; nil if that never ends
 	names    []name      // few, as a rule: a map would take more memory
+	open     map[*openForward]struct{}
 	ended    bool
 }
 

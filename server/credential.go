@@ -68,19 +68,29 @@ func (b *binder) adopt(id *auth.Identity) {
 
 // take replaces the session's credential, if better says that it is to be.
 func (b *binder) take(id *auth.Identity, better func(now *auth.Identity) bool) error {
+	before, err := b.replace(id, better)
+	if err == nil {
+		b.cutForwards(before)
+	}
+	return err
+}
+
+// replace is take but for what is open. It returns the credential before.
+func (b *binder) replace(id *auth.Identity, better func(now *auth.Identity) bool) (before *auth.Identity, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if id.Subject != b.holder {
-		return &auth.Error{Code: auth.Forbidden, Reason: "the credential is somebody else's"}
+		return nil, &auth.Error{Code: auth.Forbidden, Reason: "the credential is somebody else's"}
 	}
 	if err := b.allowedLocked(id); err != nil {
-		return &auth.Error{Code: auth.Forbidden, Reason: err.Error() + ", which is bound"}
+		return nil, &auth.Error{Code: auth.Forbidden, Reason: err.Error() + ", which is bound"}
 	}
-	if better == nil || better(b.identity) {
+	before = b.identity
+	if better == nil || better(before) {
 		b.identity = id
 		b.expireLocked()
 	}
-	return nil
+	return before, nil
 }
 
 // allowedLocked says which bound name an identity does not allow.
@@ -129,7 +139,9 @@ func (b *binder) recheck() {
 		b.mu.Unlock()
 		if err != nil {
 			b.withdraw(err)
+			return
 		}
+		b.cutForwards(id)
 		return
 	}
 }

@@ -118,11 +118,18 @@ func (b *binder) serveForward(ctx context.Context, in tunnel.Asked, dialled func
 			return
 		}
 	}
-	out, err := b.dialForward(ctx, target)
+	out, id, err := b.dialForward(ctx, target)
 	if err != nil {
 		refuse(err)
 		return
 	}
+	of := &openForward{target: target, in: in, out: out}
+	if !b.hold(of, id) {
+		out.Close()
+		refuse(&tunnel.RefusedError{Code: tunnel.RefuseForbidden, Reason: "no rule allows this target any more"})
+		return
+	}
+	defer b.let(of)
 	if in.Accept() != nil {
 		in.Close()
 		out.Close()
@@ -145,26 +152,39 @@ func (b *binder) serveForward(ctx context.Context, in tunnel.Asked, dialled func
 	log.Debug("forward ended", "target", target.String(), "sent", sent, "received", received, "dur", time.Since(began).Round(time.Millisecond), "err", err)
 }
 
-// dialForward connects to a target as far as the server and the agent's
-// credential, as it is now, allow it.
-func (b *binder) dialForward(ctx context.Context, t tunnel.Target) (net.Conn, error) {
-	b.mu.Lock()
-	id := b.identity
-	b.mu.Unlock()
-	s := b.server
+// rulesFor returns what has to allow a target: the server's own rules, and those
+// of a credential.
+func (s *Server) rulesFor(id *auth.Identity) forward.Rules {
 	rules := forward.Rules{{Forward: s.opts.Forward}}
 	if id.Kind != auth.KindSecret {
 		rules = append(rules, id.Scope)
 	}
+	return rules
+}
+
+// dialForward connects to a target as far as the server and the agent's
+// credential, as it is now and as it is returned, allow it.
+func (b *binder) dialForward(ctx context.Context, t tunnel.Target) (net.Conn, *auth.Identity, error) {
+	b.mu.Lock()
+	id := b.identity
+	b.mu.Unlock()
+	rules := b.server.rulesFor(id)
 	if t.Network != tunnel.Agent {
-		return s.forwards.dialer.Dial(ctx, t, rules)
+		c, err := b.server.forwards.dialer.Dial(ctx, t, rules)
+		return c, id, err
 	}
+	c, err := b.dialService(ctx, t, rules)
+	return c, id, err
+}
+
+// dialService connects to a service of another agent.
+func (b *binder) dialService(ctx context.Context, t tunnel.Target, rules forward.Rules) (net.Conn, error) {
 	if !rules.AllowsService(t.Host, t.Service) {
 		return nil, &tunnel.RefusedError{Code: tunnel.RefuseForbidden, Reason: "no rule allows this service"}
 	}
 	ctx, cancel := context.WithTimeout(ctx, forward.DialTimeout)
 	defer cancel()
-	e, err := s.table.Route(ctx, t.String())
+	e, err := b.server.table.Route(ctx, t.String())
 	if err != nil {
 		return nil, serviceFailure(err)
 	}

@@ -87,6 +87,11 @@ func reach(t *testing.T, open func(context.Context, tunnel.Target) (net.Conn, er
 	return nil
 }
 
+func isReset(err error) bool {
+	_, ok := errors.AsType[*tunnel.ResetError](err)
+	return ok
+}
+
 func refusedWith(t *testing.T, target tunnel.Target, err error, want tunnel.RefuseCode) {
 	t.Helper()
 	re, ok := errors.AsType[*tunnel.RefusedError](err)
@@ -229,11 +234,32 @@ func TestForwardTakesRules(t *testing.T) {
 		if err := reach(t, s.OpenTarget, target); err != nil {
 			t.Fatal(err)
 		}
+		var open []net.Conn
+		for range 2 {
+			c, err := s.OpenTarget(t.Context(), target)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			c.SetDeadline(time.Now().Add(patience))
+			open = append(open, c)
+		}
+		if err := s.Refresh(t.Context(), f.mint(t, all)); err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(open[0], "still\n") // nothing has changed
+		if got, err := io.ReadAll(open[0]); string(got) != "still\n" || err != nil {
+			t.Errorf("got %q, %v, want an echo", got, err)
+		}
 		less := auth.TokenClaims{Subject: "me", Scope: auth.Scope{Forward: rules(t, "10.0.0.0/8:*")}}
 		if err := s.Refresh(t.Context(), f.mint(t, less)); err != nil {
 			t.Fatal(err)
 		}
 		refusedWith(t, target, reach(t, s.OpenTarget, target), tunnel.RefuseForbidden)
+		// What is open ends too: its target is allowed no more.
+		if got, err := io.ReadAll(open[1]); !isReset(err) {
+			t.Errorf("got %q, %v, want the stream reset", got, err)
+		}
 	})
 }
 
