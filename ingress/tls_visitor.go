@@ -12,7 +12,7 @@ import (
 	"adit/internal/clienthello"
 	"adit/internal/proxyheader"
 	"adit/internal/relay"
-	"adit/internal/replay"
+	"adit/internal/undertls"
 	"adit/tunnel"
 )
 
@@ -156,7 +156,7 @@ func (v *tlsVisitor) alert(code byte) { clienthello.SendAlert(v.conn, code) }
 // serveHTTP does the handshake and gives the conn to HTTP.
 func (v *tlsVisitor) serveHTTP(name string, raw []byte) error {
 	v.setDeadline()
-	conn := tls.Server(replay.New(v.conn, raw), v.t.configFor(name))
+	conn := tls.Server(undertls.New(v.conn, raw), v.t.configFor(name))
 	if err := conn.HandshakeContext(context.Background()); err != nil { // abort ends it
 		return err
 	}

@@ -2,10 +2,14 @@ package session_test
 
 import (
 	"context"
+	"crypto/tls"
 	"io"
+	"net"
 	"testing"
 	"time"
 
+	"adit/internal/testca"
+	"adit/internal/undertls"
 	"adit/internal/wsconn"
 	"adit/session"
 )
@@ -61,16 +65,26 @@ func TestPark(t *testing.T) {
 			}
 		}},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			a, b := tcpPair(t)
-			da := &parkedConn{wsconn.New(a, wsconn.Client, wsconn.Options{}), make(chan struct{}, 1)}
-			lb := &parkedConn{wsconn.New(b, wsconn.Server, wsconn.Options{}), make(chan struct{}, 1)}
-			p := newSessions(t, da, lb, &session.Options{Ping: session.RestAfter + 50*time.Millisecond}, nil)
-			waitFor(t, da.parked)
-			waitFor(t, lb.parked)
-			tt.act(t, p, func() { a.Close() })
-		})
+		for name, secure := range map[string]func(a, b net.Conn) (net.Conn, net.Conn){
+			"TCP": func(a, b net.Conn) (net.Conn, net.Conn) { return a, b },
+			"TLS": func(a, b net.Conn) (net.Conn, net.Conn) {
+				ca := testca.New(t)
+				return tls.Client(undertls.New(a, nil), &tls.Config{RootCAs: ca.Pool, ServerName: "test"}),
+					tls.Server(undertls.New(b, nil), &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, testca.Server("test"))}})
+			},
+		} {
+			t.Run(name+"/"+tt.name, func(t *testing.T) {
+				t.Parallel()
+				a, b := tcpPair(t)
+				c, s := secure(a, b)
+				da := &parkedConn{wsconn.New(c, wsconn.Client, wsconn.Options{}), make(chan struct{}, 1)}
+				lb := &parkedConn{wsconn.New(s, wsconn.Server, wsconn.Options{}), make(chan struct{}, 1)}
+				p := newSessions(t, da, lb, &session.Options{Ping: session.RestAfter + 50*time.Millisecond}, nil)
+				waitFor(t, da.parked)
+				waitFor(t, lb.parked)
+				tt.act(t, p, func() { a.Close() })
+			})
+		}
 	}
 }
 

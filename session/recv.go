@@ -88,6 +88,7 @@ const blindRead = 512
 func (l *link) readBlind(rr *recordReader) error {
 	small := make([]byte, blindRead)
 	more := false
+	_, parks := l.conn.(parker)
 	for {
 		if more {
 			n, _, err := l.readInto(rr, 1)
@@ -99,8 +100,12 @@ func (l *link) readBlind(rr *recordReader) error {
 		}
 		n, err := l.conn.Read(small)
 		more = n == blindRead
+		silence := sinceStart() - time.Duration(l.lastRecv.Load())
 		if err := l.took(rr, small[:n], nil, err); err != nil {
 			return err
+		}
+		if parks && !more && silence > restAfter {
+			return errRest
 		}
 	}
 }

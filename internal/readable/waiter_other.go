@@ -22,5 +22,8 @@ func (w *Waiter) Wait() error {
 	return fmt.Errorf("wait for a readable socket: %w", errors.ErrUnsupported)
 }
 
+// TryRead is like Wait.
+func (w *Waiter) TryRead([]byte) (int, bool, error) { return 0, true, w.Wait() }
+
 // Read is like Wait.
 func (w *Waiter) Read([]byte) (int, error) { return 0, w.Wait() }

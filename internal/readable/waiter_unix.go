@@ -24,6 +24,7 @@ type Waiter struct {
 
 	take func(fd uintptr) bool // w.read, allocated once
 	b    []byte                // where read reads to
+	try  bool                  // read does not wait
 	n    int                   // its result
 	err  error                 // its result
 
@@ -44,28 +45,40 @@ func (w *Waiter) Wait() error {
 
 // Read is like the conn's Read, and cheaper: see package nonblock.
 func (w *Waiter) Read(b []byte) (int, error) {
+	n, _, err := w.readOnce(b, false)
+	return n, err
+}
+
+// TryRead is like Read, but does not wait: now is false if it would have to.
+func (w *Waiter) TryRead(b []byte) (n int, now bool, err error) {
+	return w.readOnce(b, true)
+}
+
+func (w *Waiter) readOnce(b []byte, try bool) (n int, now bool, err error) {
 	if len(b) == 0 {
-		return 0, nil
+		return 0, true, nil
 	}
-	w.b = b
-	err := w.rc.Read(w.take)
+	w.b, w.try = b, try
+	err = w.rc.Read(w.take)
 	n, cause := w.n, w.err
 	w.b, w.n, w.err = nil, 0, nil
 	switch {
 	case err != nil:
-		return 0, err
+		return 0, true, err
+	case cause == unix.EAGAIN:
+		return 0, false, nil
 	case cause != nil:
-		return 0, &net.OpError{Op: "read", Err: cause}
+		return 0, true, &net.OpError{Op: "read", Err: cause}
 	case n == 0:
-		return 0, io.EOF
+		return 0, true, io.EOF
 	}
-	return n, nil
+	return n, true, nil
 }
 
 // read is for RawConn.Read: false waits.
 func (w *Waiter) read(fd uintptr) bool {
 	w.n, w.err = nonblock.Read(int(fd), w.b)
-	return w.err != unix.EAGAIN
+	return w.try || w.err != unix.EAGAIN
 }
 
 // look reports whether a read would not block. RawConn.Read calls it after

@@ -8,6 +8,8 @@ import (
 	"net"
 	"strings"
 	"unicode"
+
+	"adit/internal/undertls"
 )
 
 // maxIssuer bounds what an error tells of a certificate's issuer, in bytes.
@@ -17,7 +19,7 @@ const maxIssuer = 100
 // is an *Error that names it. ctx bounds the handshake. conn stays the caller's
 // to close if there is an error.
 func Secure(ctx context.Context, conn net.Conn, config *tls.Config) (*tls.Conn, error) {
-	t := tls.Client(conn, config)
+	t := tls.Client(undertls.New(conn, nil), config)
 	err := t.HandshakeContext(ctx)
 	if err == nil {
 		return t, nil

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"adit/internal/undertls"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -29,20 +31,29 @@ var pipes = map[string]func(t testing.TB) (client, server net.Conn){
 	"unix": func(t testing.TB) (net.Conn, net.Conn) { return dialed(t, "unix", filepath.Join(t.TempDir(), "s")) },
 	"tls": func(t testing.TB) (net.Conn, net.Conn) {
 		a, b := dialed(t, "tcp", "127.0.0.1:0")
-		c := tls.Client(a, &tls.Config{RootCAs: certificate().pool, ServerName: "test"})
-		s := tls.Server(b, &tls.Config{Certificates: []tls.Certificate{certificate().cert}})
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			if err := s.Handshake(); err != nil {
-				t.Errorf("handshake: %v", err)
-			}
-		})
-		if err := c.Handshake(); err != nil {
+		return secured(t, a, b)
+	},
+	"undertls": func(t testing.TB) (net.Conn, net.Conn) {
+		a, b := dialed(t, "tcp", "127.0.0.1:0")
+		return secured(t, undertls.New(a, nil), undertls.New(b, nil))
+	},
+}
+
+// secured does TLS over both ends of a conn.
+func secured(t testing.TB, a, b net.Conn) (client, server net.Conn) {
+	c := tls.Client(a, &tls.Config{RootCAs: certificate().pool, ServerName: "test"})
+	s := tls.Server(b, &tls.Config{Certificates: []tls.Certificate{certificate().cert}})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := s.Handshake(); err != nil {
 			t.Errorf("handshake: %v", err)
 		}
-		wg.Wait()
-		return c, s
-	},
+	})
+	if err := c.Handshake(); err != nil {
+		t.Errorf("handshake: %v", err)
+	}
+	wg.Wait()
+	return c, s
 }
 
 func dialed(t testing.TB, network, addr string) (client, server net.Conn) {

@@ -72,4 +72,4 @@ func TestParkRefuses(t *testing.T) {
 }
 
 // parkable are the ways to connect that need no goroutine to wait.
-var parkable = []string{"tcp", "unix"}
+var parkable = []string{"tcp", "unix", "undertls"}

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net"
 	"syscall"
+
+	"adit/internal/undertls"
 )
 
 const (
@@ -199,6 +201,11 @@ func (c *Conn) WaitRead() error {
 	if c.raw != nil {
 		return c.raw.waitRead()
 	}
+	return c.peekLocked()
+}
+
+// peekLocked reads a byte into ahead.
+func (c *Conn) peekLocked() error {
 	n, err := c.c.Read(c.ahead[c.nahead : c.nahead+1])
 	if n > 0 {
 		c.nahead++
@@ -214,18 +221,41 @@ func (c *Conn) WaitRead() error {
 // Park is like WaitRead without a goroutine that waits: it has f called, in one
 // of its own and once, when Read has bytes to look at or the Conn is closed. It
 // reports false, and f is not called, where that cannot be, or need not because
-// Read has bytes already. Nobody reads before f is called. Read deadlines do
-// not count meanwhile.
+// Read has bytes already, or an error. Nobody reads before f is called. Read
+// deadlines do not count meanwhile.
 func (c *Conn) Park(f func()) bool {
 	c.rmu.Lock()
 	defer c.rmu.Unlock()
-	if c.rerr != nil || c.raw == nil || c.holdsLocked() || !c.raw.park(f) {
+	if c.rerr != nil || c.holdsLocked() || !c.parkLocked(f) {
 		return false
 	}
 	if c.closed.Load() {
-		c.raw.unpark() // Close may not have seen it
+		c.unpark() // Close may not have seen it
 	}
 	return true
+}
+
+func (c *Conn) parkLocked(f func()) bool {
+	switch {
+	case c.raw != nil:
+		return c.raw.park(f)
+	case c.under != nil:
+		c.under.SetTry(true)
+		err := c.peekLocked()
+		c.under.SetTry(false)
+		return err == undertls.ErrNothing && c.under.Park(f)
+	}
+	return false
+}
+
+// unpark has what was parked go on.
+func (c *Conn) unpark() {
+	switch {
+	case c.raw != nil:
+		c.raw.unpark()
+	case c.under != nil:
+		c.under.Unpark()
+	}
 }
 
 // holdsLocked reports whether Read has bytes to look at without the conn below.

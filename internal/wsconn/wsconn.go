@@ -18,6 +18,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"adit/internal/undertls"
 )
 
 // A Role is the side of the WebSocket handshake that a Conn was on, which
@@ -61,8 +63,9 @@ type Options struct {
 // for writing, because the rest of the message is lost.
 type Conn struct {
 	c        net.Conn
-	raw      *rawConn  // nil unless c is a socket that can be written to without blocking
-	from     io.Reader // c or raw
+	raw      *rawConn         // nil unless c is a socket that can be written to without blocking
+	from     io.Reader        // c or raw
+	under    *undertls.Socket // below c; nil unless c does TLS over one
 	role     Role
 	zeroMask bool
 	closed   atomic.Bool
@@ -93,7 +96,8 @@ var _ net.Conn = (*Conn)(nil)
 
 // New returns c as a Conn, which owns c from then on: the caller closes the
 // Conn. c should be a *net.TCPConn or *net.UnixConn itself if it can be, since
-// what the Conn does without blocking depends on that. Conns that wrap a socket
+// what the Conn does without blocking depends on that, or a *tls.Conn over an
+// undertls.Socket, which can at least be parked. Conns that wrap a socket
 // should have a method NetConn, as *tls.Conn has; without it pings are answered
 // only in front of the next message, and Close sends no close frame.
 func New(c net.Conn, role Role, opts Options) *Conn {
@@ -103,6 +107,8 @@ func New(c net.Conn, role Role, opts Options) *Conn {
 	ws := &Conn{c: c, raw: newRawConn(c), from: c, role: role, zeroMask: opts.ZeroMask, maxFrame: opts.MaxFrame}
 	if ws.raw != nil {
 		ws.from = ws.raw
+	} else {
+		ws.under = undertls.Of(c)
 	}
 	if len(opts.Buffered) > 0 {
 		ws.buffered = opts.Buffered
@@ -162,9 +168,7 @@ func (c *Conn) Close() error {
 		c.dropLocked()
 		c.wmu.Unlock()
 	}
-	if c.raw != nil {
-		defer c.raw.unpark()
-	}
+	defer c.unpark()
 	if s := socket(c.c); s != c.c && !writable(s) {
 		// crypto/tls would wait for room to say goodbye.
 		err := s.Close()
