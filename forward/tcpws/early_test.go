@@ -1,14 +1,12 @@
 package tcpws
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"io"
 	"net"
 	"net/http"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -133,27 +131,4 @@ func TestAccusedWhileSending(t *testing.T) {
 	if _, err := target.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the target got %v, want a reset", err)
 	}
-}
-
-// A large answer is not cut short by a caller whose own bytes nobody takes.
-func TestSlowReaderOfAnEarlyAnswer(t *testing.T) {
-	t.Parallel()
-	p := newPath(t, true)
-	a, b := p.open(t)
-	a.SetReadBuffer(64 << 10)
-	go a.Write(bytes.Repeat([]byte("x"), 8<<20))
-	answer := strings.Repeat("y", 24<<20)
-	b.SetReadBuffer(4 << 10)
-	sent := make(chan struct{})
-	go func() {
-		defer close(sent)
-		io.WriteString(b, answer)
-		b.Close()
-	}()
-	time.Sleep(drainTime + drainTime/4) // the caller takes its time
-	if n, err := io.Copy(io.Discard, a); n < int64(len(answer))/2 {
-		t.Errorf("got %d bytes of the answer, %v", n, err)
-	}
-	a.Close()
-	<-sent
 }

@@ -39,6 +39,9 @@ func (l *link) in() {
 		l.accuse(append(payload, pe.err.Error()...), pe.err)
 	case errors.Is(err, errText):
 		l.accuse(nil, err)
+	case errors.Is(err, errPeerTCP):
+		l.tcp.flush() // what came before, which a reset would discard
+		l.fail(err)
 	case in && out, l.isShut() && !l.features.ends:
 		// It has said all, or does not mind that it has not.
 		if !in {

@@ -247,16 +247,3 @@ func (l *link) writePiped(p *pipe, n int) error {
 	}
 	return err
 }
-
-// isClosed reports whether s is a socket that has been reset, or has ended both
-// ways.
-func (s *socket) isClosed() (is bool) {
-	const stateClose = 7 // TCP_CLOSE
-	if s.raw != nil {
-		s.raw.Control(func(fd uintptr) {
-			info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-			is = err == nil && info.State == stateClose
-		})
-	}
-	return is
-}

@@ -13,6 +13,3 @@ func (l *link) canSpliceIn() bool  { return false }
 
 func (l *link) spliceOut(*fill) (n int, ok bool, err error)         { return 0, false, nil }
 func (l *link) spliceIn(*fill, int64) (n int64, ok bool, err error) { return 0, false, nil }
-
-// isClosed is for Linux.
-func (s *socket) isClosed() bool { return false }
