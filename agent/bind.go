@@ -192,7 +192,7 @@ func (s *sitting) bind(ctx context.Context, m *member) (dialect.Bound, error) {
 	if b.Port == 0 && first {
 		b.Port = m.port
 	}
-	if b.Port == 0 && b.Kind == dialect.TCP && !first {
+	if b.Port == 0 && (b.Kind == dialect.TCP || b.Kind == dialect.UDP) && !first {
 		if b.Port = s.agent.ports.get(m.service); b.Port == 0 {
 			return dialect.Bound{}, &dialect.BindError{Code: dialect.BindNoPort, Reason: "the port is not known yet that another connection gets for it"}
 		}
@@ -202,12 +202,11 @@ func (s *sitting) bind(ctx context.Context, m *member) (dialect.Bound, error) {
 		b.Port = m.Port // the one of last time is not to be had
 		got, err = s.session.Bind(ctx, b)
 	}
-	if err == nil && len(b.Policy) > 0 && !got.Policy {
-		// The server lets everybody in.
+	if unmet := unmet(b, got); err == nil && unmet != "" {
 		if err := s.unbind(ctx, m); err != nil {
 			return dialect.Bound{}, err
 		}
-		err = &dialect.BindError{Code: dialect.BindInvalid, Reason: "policy: this server enforces none; use a newer one, or leave the rules for visitors out"}
+		err = &dialect.BindError{Code: dialect.BindInvalid, Reason: unmet}
 	}
 	if err == nil {
 		m.port = got.Port
@@ -216,6 +215,18 @@ func (s *sitting) bind(ctx context.Context, m *member) (dialect.Bound, error) {
 		}
 	}
 	return got, err
+}
+
+// unmet says what keeps visitors out and was asked for, and what an older server
+// does not know of: it lets everybody in. It is empty if there is no such thing.
+func unmet(asked dialect.Binding, got dialect.Bound) string {
+	switch {
+	case len(asked.Policy) > 0 && !got.Policy:
+		return "policy: this server enforces none; use a newer one, or leave the rules for visitors out"
+	case asked.Addr.IsValid() && got.Addr.Addr() != asked.Addr:
+		return fmt.Sprintf("address %s: this server has bound the port on %s instead; use a newer one, or leave the address out", asked.Addr, got.Addr.Addr())
+	}
+	return ""
 }
 
 // unbindAll gives back what members have, and returns those that have nothing

@@ -7,6 +7,8 @@ import (
 	"syscall"
 
 	"adit/dialect/native"
+	"adit/forward"
+	"adit/internal/datagrams"
 	"adit/internal/relay"
 	"adit/tunnel"
 )
@@ -39,6 +41,9 @@ func (l *lane) serve(ctx context.Context, in tunnel.Incoming) {
 	case up.handler != nil:
 		l.handlers.deliver(up, seen.observed(in))
 		return
+	case up.exit != nil:
+		l.serveExit(ctx, in, up.exit, seen)
+		return
 	}
 	conn, err := up.dial(ctx, in.Info())
 	if err != nil {
@@ -53,10 +58,44 @@ func (l *lane) serve(ctx context.Context, in tunnel.Incoming) {
 		conn.Close()
 		return
 	}
+	if up.UDP() {
+		seen.opened(false) // what takes datagrams does not say so
+		received, sent, err := datagrams.Relay(in, conn, datagrams.IdleTimeout, abortIdle)
+		seen.ended(received, sent, nil) // datagrams have no end that could be broken
+		l.log.Debug("stream ended", "service", up.String(), "sent", sent, "received", received, "err", err)
+		return
+	}
 	seen.opened(true)
 	res, err := relay.Relay(in, conn, seen.relayOptions())
 	seen.ended(res.AtoB, res.BtoA, err)
 	l.log.Debug("stream ended", "service", up.String(), "sent", res.BtoA, "received", res.AtoB, "err", err)
+}
+
+// serveExit lets one stream say where it goes. ctx bounds the dial.
+func (l *lane) serveExit(ctx context.Context, in tunnel.Incoming, exit *forward.Exit, seen *observation) {
+	if !exit.Enter() {
+		err := errors.New("this agent has as many connections to socks as it takes")
+		in.Refuse(tunnel.RefuseBusy, err.Error())
+		seen.refused(err)
+		return
+	}
+	defer exit.Leave()
+	if in.Accept() != nil {
+		in.Close()
+		return
+	}
+	seen.opened(false)
+	log := l.log.With("service", "socks")
+	if v := in.Info().Visitor; v.IsValid() {
+		log = log.With("remote", v.String())
+	}
+	received, sent, err := exit.Serve(ctx, in, log)
+	seen.ended(received, sent, err)
+}
+
+// abortIdle ends a stream of datagrams that has carried none for too long.
+func abortIdle(stream net.Conn) {
+	tunnel.Abort(stream, tunnel.ResetTimeout, "no datagram for too long")
 }
 
 // dialFailure turns the error of a dial into what the visitor's side may know:

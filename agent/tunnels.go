@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strconv"
@@ -21,8 +22,9 @@ const linger = 5 * time.Second
 type Tunnel struct {
 	ID       tunnel.ID
 	Kind     dialect.Kind
-	Port     uint16 // public TCP port; 0 lets the server choose
-	Name     string // of a dialect.Service
+	Port     uint16     // public port of TCP or UDP; 0 lets the server choose
+	Addr     netip.Addr // address of the server that the port is bound on; zero is where it has its ports
+	Name     string     // of a dialect.Service
 	Upstream *Upstream
 
 	// As in dialect.Binding. HTTP2 and PerVisitor need not be set for what is
@@ -42,6 +44,7 @@ func (t Tunnel) binding() dialect.Binding {
 		Kind:       t.Kind,
 		ID:         t.ID,
 		Port:       t.Port,
+		Addr:       t.Addr.Unmap(),
 		Name:       t.Name,
 		Hostnames:  t.Hostnames,
 		HTTP2:      t.http2(),
@@ -72,6 +75,29 @@ func checkTunnels(tunnels []Tunnel, none bool) error {
 		if t.Upstream.http2 && t.Kind != dialect.HTTP {
 			return fmt.Errorf("agent: tunnel %q: the upstream %s is for HTTP alone, and the tunnel is %s", t.ID, t.Upstream, t.Kind)
 		}
+		if t.Upstream.UDP() != (t.Kind == dialect.UDP) {
+			return fmt.Errorf("agent: tunnel %q is %s, and its upstream %s: both are of udp, or none", t.ID, t.Kind, t.Upstream)
+		}
+		if t.Addr.IsValid() && t.Kind != dialect.TCP && t.Kind != dialect.UDP {
+			return fmt.Errorf("agent: tunnel %q is %s, which has no port of its own to be bound on %s", t.ID, t.Kind, t.Addr)
+		}
+		if err := t.checkExit(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkExit reports why t may not lead to socks, if it does: that opens the
+// agent's network to everybody who gets there.
+func (t Tunnel) checkExit() error {
+	switch {
+	case !t.Upstream.Socks(), t.Kind == dialect.Service:
+		return nil
+	case t.Kind != dialect.TCP:
+		return fmt.Errorf("agent: tunnel %q: the upstream socks is for TCP alone, and the tunnel is %s", t.ID, t.Kind)
+	case len(t.Policy) == 0 && !t.Addr.IsLoopback():
+		return fmt.Errorf("agent: tunnel %q: the upstream socks opens the agent's network: on a public port it takes a policy, or an address of the server's loopback", t.ID)
 	}
 	return nil
 }
@@ -81,7 +107,7 @@ func checkTunnels(tunnels []Tunnel, none bool) error {
 type member struct {
 	Tunnel
 	service string
-	port    uint16 // public TCP port that it had last; of the goroutine that binds it
+	port    uint16 // public port that it had last; of the goroutine that binds it
 
 	until time.Time // when its streams are refused, after it was unbound; guarded by tunnelSet.mu
 }

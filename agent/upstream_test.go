@@ -36,11 +36,12 @@ func TestParseUpstream(t *testing.T) {
 		{"host:http", "", "1 to 65535"},
 		{"::1:80", "", "want a port"},
 		{"tcp://db.internal", "", "1 to 65535"},
+		{"udp://db.internal:53", "udp://db.internal:53", ""},
 		{"http://", "", "not a URL with a host"},
 		{"http://web/path", "", "more than a host"},
 		{"http://web?x=y", "", "more than a host"},
 		{"http://user:hunter2@web", "", "more than a host"},
-		{"ftp://web", "", "http, https, h2c, h2, tcp and unix"},
+		{"ftp://web", "", "http, https, h2c, h2, tcp, udp and unix"},
 		{"unix:", "", "no socket"},
 		{"unix://", "", "no socket"},
 	} {

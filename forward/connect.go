@@ -16,11 +16,11 @@ import (
 // maxConnectHead is the longest head of a CONNECT request, in bytes.
 const maxConnectHead = 16 << 10
 
-// serveConnect serves a connection that speaks HTTP: CONNECT, and nothing else.
-func (l *Local) serveConnect(ctx context.Context, c net.Conn, br *bufio.Reader) {
+// connect serves a connection that speaks HTTP: CONNECT, and nothing else.
+func (g *greeter) connect(ctx context.Context, c net.Conn, br *bufio.Reader) {
 	t, status, err := readConnect(br)
 	if err != nil {
-		l.log.Warn("CONNECT refused", "err", err)
+		g.log.Warn("CONNECT refused", "err", err)
 		if status != 0 {
 			answerConnect(c, status, err.Error())
 		}
@@ -28,7 +28,7 @@ func (l *Local) serveConnect(ctx context.Context, c net.Conn, br *bufio.Reader) 
 		return
 	}
 	c.SetDeadline(time.Time{})
-	stream, err := l.dial(ctx, c, t)
+	stream, err := g.dial(ctx, c, t)
 	if err != nil {
 		c.SetDeadline(time.Now().Add(greetingTimeout))
 		answerConnect(c, connectStatus(err), err.Error())
@@ -40,7 +40,7 @@ func (l *Local) serveConnect(ctx context.Context, c net.Conn, br *bufio.Reader) 
 		c.Close()
 		return
 	}
-	l.relay(replay.Buffered(c, br), stream, t)
+	g.relay(replay.Buffered(c, br), stream, t)
 }
 
 // readConnect reads the head of a CONNECT request (RFC 9110, section 9.3.6).

@@ -1,11 +1,13 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -15,14 +17,15 @@ import (
 	"adit/tunnel"
 )
 
-// DialTimeout bounds a dial on the server, with the look-up of the name.
+// DialTimeout bounds a dial, with the look-up of the name.
 const DialTimeout = 10 * time.Second
 
 // maxAddrs is how many addresses of a name are looked at.
 const maxAddrs = 16
 
-// A Dialer dials targets for agents, on the server. The zero Dialer is ready to
-// use, and safe for concurrent use.
+// A Dialer dials targets for others: on the server for agents, and on an agent
+// that is an exit for visitors. The zero Dialer is ready to use, and safe for
+// concurrent use.
 type Dialer struct {
 	// Lookup resolves a name; nil is the system's resolver.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
@@ -161,7 +164,23 @@ func (d *Dialer) resolve(ctx context.Context, t tunnel.Target, rules Rules) (all
 	if len(allowed) == 0 {
 		return nil, errNotAllowed
 	}
+	if t.Network == tunnel.UDP {
+		slices.SortStableFunc(allowed, loopback6Last)
+	}
 	return allowed, nil
+}
+
+// loopback6Last orders addresses for datagrams. Nothing tells that nobody takes
+// them, so the first address is the one, and of a machine's own two most
+// programs are at 127.0.0.1.
+func loopback6Last(a, b netip.Addr) int {
+	rank := func(a netip.Addr) int {
+		if a.IsLoopback() && a.Is6() {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Compare(rank(a), rank(b))
 }
 
 func systemLookup(ctx context.Context, host string) ([]netip.Addr, error) {
@@ -170,12 +189,12 @@ func systemLookup(ctx context.Context, host string) ([]netip.Addr, error) {
 
 func lookupFailed(err error) error {
 	if de, ok := errors.AsType[*net.DNSError](err); err == nil || ok && de.IsNotFound {
-		return &tunnel.RefusedError{Code: tunnel.RefuseUnknownHost, Reason: "the server finds no address for this name"}
+		return &tunnel.RefusedError{Code: tunnel.RefuseUnknownHost, Reason: "no address is found for this name"}
 	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		return &tunnel.RefusedError{Code: tunnel.RefuseUpstreamTimeout, Reason: "the name was not looked up in time"}
 	}
-	return &tunnel.RefusedError{Code: tunnel.RefuseUnknownHost, Reason: "the server could not look the name up"}
+	return &tunnel.RefusedError{Code: tunnel.RefuseUnknownHost, Reason: "the name could not be looked up"}
 }
 
 // dialAddr dials one of several addresses, with its share of the time that is
@@ -217,7 +236,7 @@ func refusedBy(err error) error {
 	case errors.Is(err, syscall.ENOENT):
 		return &tunnel.RefusedError{Code: tunnel.RefuseUnknownHost, Reason: "there is no such socket"}
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		return &tunnel.RefusedError{Code: tunnel.RefuseBusy, Reason: "the server has as many connections as it takes"}
+		return &tunnel.RefusedError{Code: tunnel.RefuseBusy, Reason: "there are as many connections as there may be"}
 	}
 	return &tunnel.RefusedError{Code: tunnel.RefuseUnreachable, Reason: fmt.Sprintf("the target is not reachable%s", errno(err))}
 }

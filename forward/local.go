@@ -197,7 +197,7 @@ func (l *Local) remove(c net.Conn) {
 // serve relays one connection.
 func (l *Local) serve(ctx context.Context, c net.Conn) {
 	if l.spec.Kind == Socks {
-		l.serveSocks(ctx, c)
+		(&greeter{log: l.log, dial: l.dial, relay: l.relay, associate: l.associate}).serve(ctx, c)
 		return
 	}
 	stream, err := l.dial(ctx, c, l.spec.Target)

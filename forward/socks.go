@@ -62,31 +62,18 @@ func socksReply(err error) byte {
 	return replyFailure
 }
 
-// serveSocks serves a connection that says itself where it goes: with SOCKS5,
-// or with HTTP CONNECT.
-func (l *Local) serveSocks(ctx context.Context, c net.Conn) {
-	c.SetDeadline(time.Now().Add(greetingTimeout))
-	br := bufio.NewReaderSize(c, maxConnectHead)
-	first, err := br.Peek(1)
-	switch {
-	case err != nil:
-		c.Close()
-	case first[0] == socksVersion:
-		l.serveSocks5(ctx, c, br)
-	default:
-		l.serveConnect(ctx, c, br)
-	}
-}
-
-func (l *Local) serveSocks5(ctx context.Context, c net.Conn, br *bufio.Reader) {
+func (g *greeter) socks5(ctx context.Context, c net.Conn, br *bufio.Reader) {
 	if err := socksGreet(c, br); err != nil {
-		l.log.Debug("SOCKS greeting failed", "err", err)
+		g.log.Debug("SOCKS greeting failed", "err", err)
 		c.Close()
 		return
 	}
 	command, t, reply, err := readSocksRequest(br)
+	if err == nil && command == socksAssociate && g.associate == nil {
+		reply, err = replyCommand, errors.New("UDP ASSOCIATE is not offered here: CONNECT is allowed")
+	}
 	if err != nil {
-		l.log.Warn("SOCKS request refused", "err", err)
+		g.log.Warn("SOCKS request refused", "err", err)
 		if reply != replyOK {
 			c.Write(appendSocksReply(nil, reply, netip.AddrPort{}))
 		}
@@ -95,10 +82,10 @@ func (l *Local) serveSocks5(ctx context.Context, c net.Conn, br *bufio.Reader) {
 	}
 	c.SetDeadline(time.Time{})
 	if command == socksAssociate {
-		l.associate(ctx, c)
+		g.associate(ctx, c)
 		return
 	}
-	stream, err := l.dial(ctx, c, t)
+	stream, err := g.dial(ctx, c, t)
 	if err != nil {
 		c.SetDeadline(time.Now().Add(greetingTimeout))
 		c.Write(appendSocksReply(nil, socksReply(err), netip.AddrPort{}))
@@ -110,7 +97,7 @@ func (l *Local) serveSocks5(ctx context.Context, c net.Conn, br *bufio.Reader) {
 		c.Close()
 		return
 	}
-	l.relay(replay.Buffered(c, br), stream, t)
+	g.relay(replay.Buffered(c, br), stream, t)
 }
 
 // socksGreet agrees on no authentication: who reaches the listener may use it.

@@ -4,8 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/net/idna"
 
 	"adit/tunnel"
 )
@@ -17,7 +21,11 @@ const (
 	Direct  Kind = "direct"  // each connection goes to the one target
 	Socks   Kind = "socks"   // each says where it goes: SOCKS5 or HTTP CONNECT
 	Stdio   Kind = "stdio"   // standard input and output are the one connection
-	Reverse Kind = "reverse" // a public port of the server leads to the target, which the agent dials
+	Reverse Kind = "reverse" // a port of the server leads to the target, which the agent dials
+
+	// ReverseSocks is a port of the server on which each connection says where
+	// it goes, which the agent dials.
+	ReverseSocks Kind = "reverse-socks"
 )
 
 // A Spec is one forward, as ParseSpec takes it.
@@ -28,33 +36,41 @@ type Spec struct {
 	Network string
 
 	// Local is where to listen: an address with a port, or the path of a
-	// socket. It is empty with Stdio and Reverse.
+	// socket. It is empty with Stdio, Reverse and ReverseSocks.
 	Local string
 
-	// Port is the public port of Reverse; 0 lets the server choose.
+	// Port is the server's port of Reverse and ReverseSocks; 0 lets the server
+	// choose. Addr is its address there; the zero Addr is where the server has
+	// its public ports.
 	Port uint16
+	Addr netip.Addr
 
 	// Target is where it goes; of Reverse, what the agent dials. It is zero
-	// with Socks.
+	// with Socks and ReverseSocks.
 	Target tunnel.Target
 }
+
+// IsReverse reports whether s is about a port of the server.
+func (s Spec) IsReverse() bool { return s.Kind == Reverse || s.Kind == ReverseSocks }
 
 // maxSpec is the longest spec, in bytes.
 const maxSpec = 512
 
 const (
-	loopback      = "127.0.0.1"
-	defaultTarget = "localhost"
-	defaultSocks  = "1080"
+	loopback     = "127.0.0.1"
+	localhost    = "localhost" // of the server, or with R: of the agent
+	defaultSocks = "1080"
 )
 
-const wantSpec = "want LOCAL:TARGET such as 2222:db.internal:5432, 127.0.0.1:2222:host:22, 5353:1.1.1.1:53/udp, 2222:@office/ssh or unix:/path:host:22"
+const wantSpec = "want LOCAL:TARGET such as 2222:db.internal:5432, 127.0.0.1:2222:host:22, 5353:1.1.1.1:53/udp, 2222:@office/ssh, unix:/path:host:22, R:2222:localhost:22 or R:socks"
 
 // ParseSpec parses a forward, which is a remote in the grammar of chisel with
 // some additions: [R:][LOCAL:]TARGET[/udp], where LOCAL is [HOST:]PORT,
 // unix:PATH or stdio, and TARGET is [HOST:]PORT, unix:PATH, @ID/SERVICE or
 // socks. An IPv6 address is in brackets. Without a host LOCAL is on loopback,
-// and TARGET is the server's localhost.
+// and TARGET is the server's localhost. With R: it is the server that listens
+// and this machine that dials: LOCAL is a port of the server, without a host
+// where that has its public ports, or on loopback if the target is socks.
 func ParseSpec(s string) (Spec, error) {
 	spec, err := parseSpec(s)
 	if err != nil {
@@ -123,34 +139,70 @@ func parseReverse(s string) (spec Spec, err error) {
 	if err != nil {
 		return spec, err
 	}
-	spec.Kind = Reverse
-	if last := parts[len(parts)-1]; last.text == "socks" || parts[0].text == "stdio" {
-		return spec, errors.New("a public port (R:) has one target: it goes with neither socks nor stdio")
+	if parts[0].text == "stdio" {
+		return spec, errors.New("stdio is of this machine, and R: listens on the server")
 	}
-	parts, port, err := spec.takeTarget(parts)
-	if err != nil {
-		return spec, err
-	}
-	if err := spec.Target.Check(); err != nil {
-		return spec, err
-	}
-	if n := spec.Target.Network; n != tunnel.TCP && n != tunnel.Unix {
-		return spec, fmt.Errorf("a public port (R:) leads to what the agent dials with tcp or unix, and not with %s", n)
-	}
-	if len(parts) > 0 {
-		at := parts[len(parts)-1]
-		if !at.isPort() {
-			return spec, fmt.Errorf("%q is no port of the server", at.text)
+	port := ""
+	if last := parts[len(parts)-1]; last.text == "socks" && !last.bracketed && !last.unix {
+		spec.Kind, parts, port = ReverseSocks, parts[:len(parts)-1], defaultSocks
+		spec.Addr = netip.MustParseAddr(loopback)
+	} else {
+		spec.Kind = Reverse
+		if parts, port, err = spec.takeTarget(parts); err == nil {
+			err = spec.Target.Check()
 		}
-		port, parts = at.text, parts[:len(parts)-1]
+		if err == nil && spec.Target.Network == tunnel.Agent {
+			err = errors.New("R: leads to what this machine dials, and not to another agent's service")
+		}
+		if err != nil {
+			return spec, err
+		}
+	}
+	if n := len(parts); n > 0 && parts[n-1].isPort() {
+		if port, err = parts[n-1].port(spec.protocol()); err != nil {
+			return spec, err
+		}
+		parts = parts[:n-1]
+	}
+	if n := len(parts); n > 0 {
+		if spec.Addr, err = parseAddr(parts[n-1]); err != nil {
+			return spec, err
+		}
+		parts = parts[:n-1]
 	}
 	switch {
-	case len(parts) > 1 || len(parts) == 1 && parts[0].text != "0.0.0.0" && parts[0].text != "::":
-		return spec, errors.New("the server chooses the address of its public ports: R: takes a port alone")
+	case len(parts) > 0:
+		return spec, errors.New("it has too many parts")
+	case port == "" && spec.Addr.IsValid():
+		return spec, errors.New("it does not say which port of the server")
 	case port != "":
 		spec.Port, err = parsePort(port)
 	}
 	return spec, err
+}
+
+// protocol is what a port speaks: "tcp" or "udp".
+func (s Spec) protocol() string {
+	if s.Target.Network == tunnel.UDP {
+		return "udp"
+	}
+	return "tcp"
+}
+
+// parseAddr parses where the server listens. All of its addresses are where it
+// has its public ports.
+func parseAddr(p part) (netip.Addr, error) {
+	if p.text == localhost {
+		return netip.MustParseAddr(loopback), nil
+	}
+	a, err := netip.ParseAddr(p.text)
+	if err != nil || a.Zone() != "" || p.unix {
+		return a, fmt.Errorf("%.80q is no address of the server: want one such as 127.0.0.1, or localhost", p.text)
+	}
+	if a.IsUnspecified() {
+		return netip.Addr{}, nil
+	}
+	return a.Unmap(), nil
 }
 
 // takeTarget takes the target off the end of parts. port is the one that the
@@ -167,7 +219,7 @@ func (s *Spec) takeTarget(parts []part) (rest []part, port string, err error) {
 		s.Target = tunnel.Target{Network: tunnel.Agent, Host: id, Service: service}
 		return rest, "", nil
 	}
-	s.Target = tunnel.Target{Network: tunnel.TCP, Host: defaultTarget}
+	s.Target = tunnel.Target{Network: tunnel.TCP, Host: localhost}
 	text, proto, has := strings.Cut(last.text, "/")
 	switch {
 	case !has || proto == "tcp":
@@ -187,7 +239,9 @@ func (s *Spec) takeTarget(parts []part) (rest []part, port string, err error) {
 			if host.text == "" || strings.Contains(host.text, "/") {
 				return nil, "", fmt.Errorf("host %q is malformed", host.text)
 			}
-			s.Target.Host = host.text
+			if s.Target.Host, err = asciiHost(host.text); err != nil {
+				return nil, "", err
+			}
 			rest = rest[:len(rest)-1]
 		}
 	}
@@ -209,12 +263,11 @@ func (s Spec) withLocal(parts []part, port string) (Spec, error) {
 		return s, nil
 	}
 	if n := len(parts); n > 0 && parts[n-1].isPort() {
-		// chisel says the protocol on either side, or on both.
-		text, proto, has := strings.Cut(parts[n-1].text, "/")
-		if has && proto != s.Network {
-			return s, fmt.Errorf("it has %s on one side and %s on the other", proto, s.Network)
+		var err error
+		if port, err = parts[n-1].port(s.Network); err != nil {
+			return s, err
 		}
-		port, parts = text, parts[:n-1]
+		parts = parts[:n-1]
 	}
 	if n := len(parts); n > 0 && !parts[n-1].unix {
 		host, parts = parts[n-1].text, parts[:n-1]
@@ -245,6 +298,16 @@ type part struct {
 func (p part) isPort() bool {
 	text, _, _ := strings.Cut(p.text, "/")
 	return !p.bracketed && !p.unix && isPort(text)
+}
+
+// port returns the port that p is. chisel says the protocol on either side, or
+// on both.
+func (p part) port(protocol string) (string, error) {
+	text, proto, has := strings.Cut(p.text, "/")
+	if has && proto != protocol {
+		return "", fmt.Errorf("it has %s on one side and %s on the other", proto, protocol)
+	}
+	return text, nil
 }
 
 // split cuts a spec at its colons, but for those in brackets. It returns at
@@ -279,6 +342,18 @@ func split(s string) (parts []part, err error) {
 	return parts, nil
 }
 
+// asciiHost returns a name in the form in which it is looked up (RFC 5891).
+func asciiHost(s string) (string, error) {
+	if !strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf }) {
+		return s, nil
+	}
+	a, err := idna.Lookup.ToASCII(s)
+	if err != nil || !utf8.ValidString(s) {
+		return "", fmt.Errorf("host %.80q is no name", s)
+	}
+	return a, nil
+}
+
 func isPort(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
 
 func parsePort(s string) (uint16, error) {
@@ -311,7 +386,21 @@ func (s Spec) String() string {
 	case Stdio:
 		return "stdio → " + s.Target.String()
 	case Reverse:
-		return "public port → " + s.Target.String()
+		return s.serverPort() + " → " + s.Target.String()
+	case ReverseSocks:
+		return s.serverPort() + " → socks here"
 	}
 	return local + " → " + s.Target.String()
+}
+
+// serverPort says where the server listens.
+func (s Spec) serverPort() string {
+	text := "public port"
+	if s.Port != 0 {
+		text += " " + strconv.Itoa(int(s.Port))
+	}
+	if s.Addr.IsValid() {
+		text += " on " + s.Addr.String()
+	}
+	return text
 }
