@@ -37,10 +37,7 @@ func script(t *testing.T, bind func(b dialect.Binding) (dialect.Bound, error), t
 	t.Helper()
 	s := &scripted{bind: bind, tunnels: make(chan tunnel.Tunnel, 10), unbound: make(chan string, 10)}
 	d := native.New(native.Options{Forwards: 1})
-	var wg sync.WaitGroup
 	ts := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		wg.Add(1)
-		defer wg.Done()
 		tun, err := d.Accept(w, r, func(context.Context, auth.Claim) (*auth.Identity, error) {
 			return &auth.Identity{Subject: "somebody", Scope: auth.Everything()}, nil
 		})
@@ -55,11 +52,6 @@ func script(t *testing.T, bind func(b dialect.Binding) (dialect.Bound, error), t
 	t.Cleanup(func() {
 		ts.CloseClientConnections()
 		ts.Close()
-		close(s.tunnels)
-		for tun := range s.tunnels {
-			tun.Close()
-		}
-		wg.Wait()
 	})
 	return s, agent.Options{
 		Server:  "ws://" + ts.Listener.Addr().String(),
@@ -222,9 +214,9 @@ func TestBoundElsewhere(t *testing.T) {
 	} {
 		t.Run(tt.asked+" "+tt.got, func(t *testing.T) {
 			t.Parallel()
-			var asked netip.Addr
+			asked := make(chan netip.Addr, 1)
 			s, opts := script(t, func(b dialect.Binding) (dialect.Bound, error) {
-				asked = b.Addr
+				asked <- b.Addr
 				return dialect.Bound{Port: 2222, Addr: netip.MustParseAddrPort(tt.got)}, nil
 			}, agent.Tunnel{ID: "ssh", Kind: dialect.TCP, Port: 2222, Addr: netip.MustParseAddr(tt.asked), Upstream: up})
 			r := run(t, opts)
@@ -236,8 +228,8 @@ func TestBoundElsewhere(t *testing.T) {
 			if be, ok := errors.AsType[*dialect.BindError](err); !ok || be.Code != dialect.BindInvalid || !strings.Contains(be.Reason, tt.want) {
 				t.Errorf("got %v, want it to give up with %q", err, tt.want)
 			}
-			if asked != netip.MustParseAddr(tt.asked) {
-				t.Errorf("the server was asked for %v, want %s", asked, tt.asked)
+			if got := <-asked; got != netip.MustParseAddr(tt.asked) {
+				t.Errorf("the server was asked for %v, want %s", got, tt.asked)
 			}
 			select {
 			case <-s.unbound:

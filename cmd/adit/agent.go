@@ -94,8 +94,8 @@ func (p *program) agentCommand() *cobra.Command {
 		Long: "Expose several services at once: those of a config file, or of --tunnel flags.\n\n" +
 			"The file is read again when it changes, or on SIGHUP, and no stream is lost over\n" +
 			"that. A tunnel of a flag is ID=http://host:port, or ID=tcp://host:port@PUBLICPORT\n" +
-			"for TCP (without @PUBLICPORT the server chooses), or ID=tls://host:port for what\n" +
-			"ends TLS itself.",
+			"for TCP (without @PUBLICPORT the server chooses), the same with udp:// for UDP, or\n" +
+			"ID=tls://host:port for what ends TLS itself.",
 		Example: "  adit agent --config adit.yaml\n" +
 			"  adit agent --tunnel web=http://localhost:3000 --tunnel ssh=tcp://localhost:22@2222",
 		Args: cobra.NoArgs,
@@ -233,8 +233,8 @@ func parseTunnel(spec string) (t agent.Tunnel, err error) {
 	if rest, ok := strings.CutPrefix(upstream, "tls://"); ok {
 		t.Kind = dialect.TLS
 		upstream = "tcp://" + rest
-	} else if strings.HasPrefix(upstream, "tcp://") {
-		t.Kind = dialect.TCP
+	} else if scheme, _, _ := strings.Cut(upstream, "://"); scheme == "tcp" || scheme == "udp" {
+		t.Kind = dialect.Kind(scheme)
 		var port string
 		if upstream, port, ok = strings.Cut(upstream, "@"); ok {
 			n, err := strconv.ParseUint(port, 10, 16)

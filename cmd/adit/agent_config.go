@@ -192,8 +192,10 @@ type address struct {
 func addressOf(t agent.Tunnel) address { return address{t.ID, t.Kind, t.Port, t.Name} }
 
 // fixed reports whether a second tunnel with that address could not be told
-// apart: the server gives each TCP tunnel without a port one of its own.
-func (a address) fixed() bool { return a.kind != dialect.TCP || a.port != 0 }
+// apart: the server gives each TCP or UDP tunnel without a port one of its own.
+func (a address) fixed() bool {
+	return a.kind != dialect.TCP && a.kind != dialect.UDP || a.port != 0
+}
 
 // instanceOf tells the agent of a config file apart from others, whatever is in
 // the file.

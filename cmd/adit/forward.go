@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -12,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"adit/agent"
+	"adit/config"
 	"adit/dialect"
 	"adit/forward"
 	"adit/tunnel"
@@ -20,17 +23,23 @@ import (
 // forwardFlags are the flags of adit forward.
 type forwardFlags struct {
 	agentFlags
-	id string // of tunnels for R:
+
+	// of tunnels for R:
+	id    string
+	rules policyFlags
+	socks socksFlags
 }
 
 func (f *forwardFlags) add(fl *pflag.FlagSet) {
 	f.addServer(fl)
 	fl.StringVar(&f.id, "id", "", "name of the tunnels for R: (default made of this machine's name and the port)")
+	f.rules.addTCP(fl)
+	f.socks.add(fl)
 	f.screen.mode = "off"
 }
 
 func (p *program) forwardCommand() *cobra.Command {
-	f := forwardFlags{agentFlags: agentFlags{p: p}}
+	f := forwardFlags{agentFlags: agentFlags{p: p}, rules: policyFlags{p: p}}
 	c := &cobra.Command{
 		Use:   "forward FORWARD...",
 		Short: "Reach other hosts through the server",
@@ -38,12 +47,15 @@ func (p *program) forwardCommand() *cobra.Command {
 			"FORWARD is LOCAL:TARGET. LOCAL is a port, host:port or unix:/path, and without a\n" +
 			"host on loopback. TARGET is host:port, host:port/udp, unix:/path, or @ID/SERVICE for\n" +
 			"what another agent offers; or socks, where connections say their targets themselves.\n" +
-			"R:PORT:TARGET is the other way round: a public port of the server, which leads to\n" +
-			"what this machine reaches, as with adit tcp.\n\n" +
+			"R:LOCAL:TARGET is the other way round: a public port of the server, which leads to\n" +
+			"what this machine reaches, as with adit tcp and adit udp. A host in LOCAL is an\n" +
+			"address of the server. R:socks, where connections say their targets themselves, is\n" +
+			"on the server's loopback; elsewhere it takes --allow-ip.\n\n" +
 			"Names are resolved on the server, which connects only where its --forward and the\n" +
 			"token allow.",
 		Example: "  adit forward 5432:db.internal:5432\n" +
-			"  adit forward 2222:@office/ssh 5353:10.0.0.2:53/udp unix:/tmp/db:db.internal:5432",
+			"  adit forward 2222:@office/ssh 5353:10.0.0.2:53/udp unix:/tmp/db:db.internal:5432\n" +
+			"  adit forward R:127.0.0.1:2222:localhost:22 R:5353:localhost:53/udp R:socks",
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -178,29 +190,59 @@ func targetOf(s forward.Spec) string {
 	return s.Target.String()
 }
 
-// reverse returns the tunnels for R:.
+// reverse returns the tunnels for R:. The error has all that is wrong.
 func (f *forwardFlags) reverse(specs []forward.Spec) (tunnels []agent.Tunnel, err error) {
+	var problems []error
+	if f.socks.given() && !slices.ContainsFunc(specs, func(s forward.Spec) bool { return s.Kind == forward.ReverseSocks }) {
+		problems = append(problems, usagef("--socks-allow: it is for R:socks, and there is none"))
+	}
 	for _, s := range specs {
-		if s.Kind != forward.Reverse {
-			continue
+		if s.IsReverse() {
+			t, err := f.reverseOne(s)
+			problems = append(problems, err)
+			tunnels = append(tunnels, t)
 		}
-		t := agent.Tunnel{Kind: dialect.TCP, Port: s.Port}
-		if t.Upstream, err = agent.ParseUpstream(s.Target.String()); err != nil {
-			return nil, usagef("%v", err)
-		}
-		id := f.id
-		if id == "" {
-			id = defaultID(t.Upstream.String())
-		}
-		if t.ID, err = tunnel.ParseID(id); err != nil {
-			return nil, usagef("--id: %v", err)
-		}
-		tunnels = append(tunnels, t)
 	}
-	if f.id != "" && len(tunnels) == 0 {
+	if err := config.Join(problems...); err != nil || len(tunnels) > 0 {
+		return tunnels, err
+	}
+	rules, err := f.rules.policy(agent.Tunnel{Kind: dialect.TCP, ID: "x"})
+	switch {
+	case err != nil:
+		return nil, err
+	case f.id != "":
 		return nil, usagef("--id %s: it is the name of tunnels for R:, and there are none", f.id)
+	case !rules.IsZero():
+		return nil, usagef("rules for visitors, such as --allow-ip, are for tunnels of R:, and there are none")
 	}
-	return tunnels, nil
+	return nil, nil
+}
+
+// reverseOne returns the tunnel for one R:.
+func (f *forwardFlags) reverseOne(s forward.Spec) (t agent.Tunnel, err error) {
+	t = agent.Tunnel{Kind: dialect.TCP, Port: s.Port, Addr: s.Addr}
+	switch {
+	case s.Kind == forward.ReverseSocks:
+		if t.Upstream, err = f.socks.upstream(); err != nil {
+			return t, err // all that is wrong
+		}
+	case s.Target.Network == tunnel.UDP:
+		t.Kind = dialect.UDP
+		t.Upstream, err = agent.ParseUDPUpstream(net.JoinHostPort(s.Target.Host, strconv.Itoa(int(s.Target.Port))))
+	default:
+		t.Upstream, err = agent.ParseUpstream(s.Target.String())
+	}
+	if err != nil {
+		return t, usagef("%v", err)
+	}
+	id := f.id
+	if id == "" {
+		id = defaultID(t.Upstream.String())
+	}
+	if t.ID, err = tunnel.ParseID(id); err != nil {
+		return t, usagef("--id: %v", err)
+	}
+	return t, config.Join(f.rules.apply(&t), checkEntry(t, &f.rules))
 }
 
 // listenAll opens all listeners or none. Reverse forwards have none: theirs is
@@ -208,7 +250,7 @@ func (f *forwardFlags) reverse(specs []forward.Spec) (tunnels []agent.Tunnel, er
 func listenAll(specs []forward.Spec, opts forward.Options) ([]*forward.Local, error) {
 	locals := make([]*forward.Local, len(specs))
 	for i, s := range specs {
-		if s.Kind == forward.Reverse {
+		if s.IsReverse() {
 			continue
 		}
 		l, err := forward.Listen(s, opts)

@@ -148,7 +148,7 @@ var commandGroups = []struct {
 	title    string
 	commands []string
 }{
-	{"Expose services:", []string{"http", "tcp", "tls", "agent", "demo"}},
+	{"Expose services:", []string{"http", "tcp", "udp", "tls", "agent", "demo"}},
 	{"Reach what the server reaches:", []string{"forward", "socks", "stdio"}},
 	{"Run a server:", []string{"server", "route", "token"}},
 	{"Operate either:", []string{"config", "service", "status", "doctor", "cert"}},

@@ -160,7 +160,7 @@ func TestUsageErrors(t *testing.T) {
 		{args: "http 3000 --nonsense", want: []string{"--nonsense", "adit http --help"}},
 		{args: "http 0", want: []string{`"0"`, "1 to 65535"}},
 		{args: "http 65536", want: []string{`"65536"`, "1 to 65535"}},
-		{args: "http ftp://host", want: []string{`"ftp"`, "http, https, h2c, h2, tcp and unix"}},
+		{args: "http ftp://host", want: []string{`"ftp"`, "http, https, h2c, h2, tcp, udp and unix"}},
 		{args: "http http://host/path", want: []string{"http://host"}},
 		{args: "http 3000 --listing", want: []string{"--listing", `"3000"`, "./"}},
 		{args: "tcp 22 --listing", want: []string{"--listing"}},

@@ -51,9 +51,21 @@ var tunnelKinds = []tunnelKind{
 		kind:  dialect.TCP,
 		short: "Expose a TCP service",
 		long: "Expose a TCP service that this machine reaches on a public port of the server.\n" +
-			"UPSTREAM is a port of this machine, host:port or unix:/path.",
-		example: "  adit tcp 22 --port 2222\n  adit tcp 22 --id office --service ssh\n  adit tcp db.internal:5432 --id db --server wss://tunnel.example.com",
-		sample:  "22",
+			"UPSTREAM is a port of this machine, host:port or unix:/path; or socks, where\n" +
+			"connections say themselves where in this machine's network they go, with SOCKS5\n" +
+			"or HTTP CONNECT.",
+		example: "  adit tcp 22 --port 2222\n  adit tcp 22 --id office --service ssh\n  adit tcp db.internal:5432 --id db --server wss://tunnel.example.com\n" +
+			"  adit tcp socks --id office --service net --socks-allow 10.0.0.0/8:*",
+		sample: "22",
+	},
+	{
+		name:  "udp",
+		kind:  dialect.UDP,
+		short: "Expose a UDP service",
+		long: "Expose what takes datagrams, such as WireGuard, DNS or a game, on a public UDP port\n" +
+			"of the server. UPSTREAM is a port of this machine, host:port or udp://host:port.",
+		example: "  adit udp 51820 --port 51820\n  adit udp dns.internal:53 --id dns --server wss://tunnel.example.com",
+		sample:  "51820",
 	},
 	{
 		name:  "tls",
@@ -80,6 +92,7 @@ type tunnelFlags struct {
 	folder    folder.Options
 	rules     policyFlags
 	does      requestFlags
+	socks     socksFlags
 }
 
 func (p *program) newTunnelFlags(kind dialect.Kind) tunnelFlags {
@@ -97,14 +110,21 @@ func (f *tunnelFlags) add(fl *pflag.FlagSet) {
 	case dialect.TCP:
 		fl.Uint16Var(&f.port, "port", 0, "public TCP port (default one that the server chooses)")
 		fl.StringVar(&f.name, "service", "", "offer it to adit forward alone, as @ID/SERVICE and without a public port")
+		f.socks.add(fl)
+		f.rules.addTCP(fl)
+	case dialect.UDP:
+		fl.Uint16Var(&f.port, "port", 0, "public UDP port (default one that the server chooses)")
 		f.rules.addTCP(fl)
 	case dialect.TLS:
 		f.rules.addTCP(fl)
 	}
-	if f.kind != dialect.TCP {
+	if f.kind == dialect.HTTP || f.kind == dialect.TLS {
 		fl.StringSliceVar(&f.hostnames, "hostname", nil, "public hostname beside <id>.<domain>, such as www.example.org, whose DNS leads to the server; may be given several times")
 	}
 	fl.StringVar(&f.proxy, "proxy-protocol", "", "tell the upstream who the visitor is, at the start of each connection, in the PROXY protocol: v1 or v2 (default not at all)")
+	if f.kind == dialect.UDP { // to set it is an error that says why
+		fl.MarkHidden("proxy-protocol")
+	}
 }
 
 // tunnelSettings are the names of all flags that a tunnel may have.
@@ -147,7 +167,11 @@ func (f *tunnelFlags) tunnel(upstream string, log *slog.Logger) (t agent.Tunnel,
 		wrong(err)
 	}
 	wrong(f.rules.apply(&t))
-	if err := config.Join(problems...); err != nil || f.name == "" {
+	if f.name == "" {
+		wrong(checkEntry(t, &f.rules))
+		return t, config.Join(problems...)
+	}
+	if err := config.Join(problems...); err != nil {
 		return t, err
 	}
 	if err := tunnel.CheckService(f.name); err != nil {
@@ -164,6 +188,9 @@ func (f *tunnelFlags) tunnel(upstream string, log *slog.Logger) (t agent.Tunnel,
 func (f *tunnelFlags) fitted(up *agent.Upstream, log *slog.Logger) (*agent.Upstream, error) {
 	if f.kind != dialect.HTTP && up.HTTP2() {
 		return nil, usagef("upstream %s: it is for adit http", up)
+	}
+	if f.kind != dialect.UDP && up.UDP() {
+		return nil, usagef("upstream %s: it is for adit udp", up)
 	}
 	with, err := f.introduced(up)
 	if f.kind != dialect.HTTP {
@@ -206,7 +233,17 @@ func (f *tunnelFlags) upstream(s string, log *slog.Logger) (*agent.Upstream, err
 	case f.folder != folder.Options{}:
 		return nil, usagef("--listing and --dot-files are about folders, and %q is none: a folder is written with a slash, such as ./public", s)
 	}
-	up, err := agent.ParseUpstream(s)
+	switch {
+	case f.kind == dialect.TCP && s == socksName:
+		return f.socks.upstream()
+	case f.socks.given():
+		return nil, usagef("--socks-allow: it is for the upstream socks, and the one here is %q", s)
+	}
+	parse := agent.ParseUpstream
+	if f.kind == dialect.UDP {
+		parse = agent.ParseUDPUpstream
+	}
+	up, err := parse(s)
 	if err != nil {
 		if info, serr := os.Stat(s); f.kind == dialect.HTTP && serr == nil && info.IsDir() {
 			return nil, usagef("%v (for the folder of that name write ./%s)", err, s)
@@ -263,7 +300,7 @@ func defaultID(upstream string) string {
 	what := upstream[strings.LastIndexByte(upstream, ':')+1:]
 	if _, err := strconv.ParseUint(what, 10, 16); err != nil {
 		what = ""
-		if isFolder(upstream) {
+		if isFolder(upstream) || upstream == socksName {
 			what = plainName(filepath.Base(upstream))
 		}
 	}
