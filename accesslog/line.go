@@ -68,7 +68,7 @@ func appendJSON(b []byte, f *ingress.Finished, now time.Time) []byte {
 
 // isHTTP reports whether f is a request.
 func isHTTP(f *ingress.Finished) bool {
-	return f.Proto != ingress.ProtoTCP && f.Proto != ingress.ProtoTLS
+	return f.Proto != ingress.ProtoTCP && f.Proto != ingress.ProtoTLS && f.Proto != ingress.ProtoUDP
 }
 
 // appendPair appends a name and a value.

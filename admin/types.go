@@ -114,7 +114,7 @@ type Tunnel struct {
 // A Route is what visitors can ask for. Without targets it is kept for its
 // holder, who has been here a moment ago.
 type Route struct {
-	Key     string   `json:"key"` // "/" and an ID, a hostname, or ":" and a port
+	Key     string   `json:"key"` // "/" and an ID, a hostname, or ":" and a port, and "/udp" if it is one of UDP
 	ID      string   `json:"id,omitempty"`
 	Subject string   `json:"subject,omitempty"`
 	Waiting int      `json:"waiting"`

@@ -168,10 +168,12 @@ func certificateScope(uris []*url.URL) (Scope, error) {
 			g.Hostnames = append(g.Hostnames, value)
 		case "tcp-ports":
 			g.TCPPorts = append(g.TCPPorts, value)
+		case "udp-ports":
+			g.UDPPorts = append(g.UDPPorts, value)
 		case "forward":
 			g.Forward = append(g.Forward, value)
 		default:
-			return Scope{}, fmt.Errorf("the certificate's URI %.80q: adit:id:, adit:hostname:, adit:tcp-ports: and adit:forward: are allowed", u)
+			return Scope{}, fmt.Errorf("the certificate's URI %.80q: adit:id:, adit:hostname:, adit:tcp-ports:, adit:udp-ports: and adit:forward: are allowed", u)
 		}
 	}
 	s, err := g.scope()

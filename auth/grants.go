@@ -21,6 +21,7 @@ type grants struct {
 	IDs       []string `json:"ids,omitempty" yaml:"ids"`
 	Hostnames []string `json:"hostnames,omitempty" yaml:"hostnames"`
 	TCPPorts  []string `json:"tcp_ports,omitempty" yaml:"tcp_ports"`
+	UDPPorts  []string `json:"udp_ports,omitempty" yaml:"udp_ports"`
 	Forward   []string `json:"forward,omitempty" yaml:"forward"`
 }
 
@@ -43,12 +44,12 @@ func parseGrants(b json.RawMessage) (Scope, error) {
 // scope checks the grants.
 func (g grants) scope() (Scope, error) {
 	s := Scope{IDs: g.IDs, Hostnames: g.Hostnames}
-	for _, p := range g.TCPPorts {
-		r, err := ParsePortRange(p)
-		if err != nil {
-			return Scope{}, err
-		}
-		s.Ports = append(s.Ports, r)
+	var err error
+	if s.Ports, err = ParsePortRanges(g.TCPPorts); err != nil {
+		return Scope{}, err
+	}
+	if s.UDPPorts, err = ParsePortRanges(g.UDPPorts); err != nil {
+		return Scope{}, err
 	}
 	for _, f := range g.Forward {
 		r, err := ParseForwardRule(f)
@@ -61,10 +62,7 @@ func (g grants) scope() (Scope, error) {
 }
 
 func grantsOf(s Scope) grants {
-	g := grants{IDs: s.IDs, Hostnames: s.Hostnames}
-	for _, r := range s.Ports {
-		g.TCPPorts = append(g.TCPPorts, r.String())
-	}
+	g := grants{IDs: s.IDs, Hostnames: s.Hostnames, TCPPorts: PortTexts(s.Ports), UDPPorts: PortTexts(s.UDPPorts)}
 	for _, r := range s.Forward {
 		g.Forward = append(g.Forward, r.String())
 	}
@@ -94,6 +92,7 @@ func (g grantRules) scope(f facts) (s Scope) {
 			s.IDs = append(s.IDs, r.scope.IDs...)
 			s.Hostnames = append(s.Hostnames, r.scope.Hostnames...)
 			s.Ports = append(s.Ports, r.scope.Ports...)
+			s.UDPPorts = append(s.UDPPorts, r.scope.UDPPorts...)
 			s.Forward = append(s.Forward, r.scope.Forward...)
 		}
 	}
@@ -168,7 +167,7 @@ func parseGrantRules(b []byte) (grantRules, error) {
 			r.scope, err = g.grants.scope()
 		}
 		if err == nil && r.scope.IsZero() {
-			err = errors.New("it allows nothing: want ids, hostnames, tcp_ports or forward")
+			err = errors.New("it allows nothing: want ids, hostnames, tcp_ports, udp_ports or forward")
 		}
 		if err != nil {
 			problems = append(problems, fmt.Errorf("rule %d: %w", i+1, err))

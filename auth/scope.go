@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -153,6 +154,28 @@ func ParsePortRange(s string) (PortRange, error) {
 		return PortRange{}, fmt.Errorf("port range %.20q: want a port, or two joined by '-' with the lower one first, from 1 to 65535", s)
 	}
 	return r, nil
+}
+
+// ParsePortRanges parses a list of ranges. The error names each that is
+// malformed.
+func ParsePortRanges(list []string) (ranges []PortRange, err error) {
+	var problems []error
+	for _, text := range list {
+		r, err := ParsePortRange(text)
+		if err != nil {
+			problems = append(problems, err)
+		}
+		ranges = append(ranges, r)
+	}
+	return ranges, errors.Join(problems...)
+}
+
+// PortTexts returns ranges as ParsePortRanges takes them.
+func PortTexts(ranges []PortRange) (list []string) {
+	for _, r := range ranges {
+		list = append(list, r.String())
+	}
+	return list
 }
 
 func parsePort(s string) (uint16, error) {

@@ -26,8 +26,8 @@ func (l *Local) newFlows(ctx context.Context) *datagrams.Flows[flowKey] {
 		Abort: func(stream net.Conn) { reset(stream) },
 		Max:   maxFlows,
 		Idle:  l.opts.IdleUDP,
-		Ended: func(k flowKey, sent, received int64) {
-			l.log.Debug("forward ended", "target", k.target.String(), "remote", k.from.String(), "sent", sent, "received", received)
+		Ended: func(k flowKey, _ net.Conn, c datagrams.Carried) {
+			l.log.Debug("forward ended", "target", k.target.String(), "remote", k.from.String(), "sent", c.Sent, "received", c.Received)
 		},
 	})
 }

@@ -37,6 +37,7 @@ type Finished struct {
 // Protocols of Finished that are not HTTP.
 const (
 	ProtoTCP = "TCP" // Host is ":" and the public port
+	ProtoUDP = "UDP" // Host is ":", the public port and "/udp"
 	ProtoTLS = "TLS" // an upstream ends it; Host is the name in the handshake
 )
 

@@ -54,8 +54,8 @@ func (t Target) id() tunnel.ID {
 // concurrent use.
 type Router interface {
 	// Route returns the target that key leads to. The key is a hostname in
-	// lower case without port or trailing dot, "/" and an ID, or ":" and a
-	// TCP port in decimal.
+	// lower case without port or trailing dot, "/" and an ID, ":" and a TCP
+	// port in decimal, or ":", a UDP port and "/udp".
 	//
 	// Route may wait for an agent that is away for a moment; ctx bounds the
 	// wait. The error wraps ErrNoRoute, ErrOffline, ErrQueueFull,

@@ -205,7 +205,7 @@ type TCPStats struct {
 	Streams            StreamStats
 }
 
-// tcpCounters count for TCPStats.
+// tcpCounters count for TCPStats, and what is the same in others.
 type tcpCounters struct {
 	accepted, turnedAway atomic.Uint64
 	failed               map[string]*atomic.Uint64 // constant
@@ -252,18 +252,58 @@ func (t *TCP) Stats() TCPStats {
 		Sent:               c.sent.Load(),
 		Streams:            c.streams.snapshot(),
 	}
-	for _, r := range t.opts.Ports {
-		s.MaxPorts += r.size()
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	s.Visitors = len(t.visitors)
-	for _, p := range t.ports {
-		if p.ln != nil {
-			s.Ports++
-		}
-	}
+	s.Ports, s.MaxPorts = t.ports.count(), t.total()
+	s.Visitors = t.Visitors()
 	return s
+}
+
+// UDPStats is what a UDP ingress does, and has done so far.
+type UDPStats struct {
+	Ports              int // open ones
+	MaxPorts           int
+	Visitors           int
+	MaxVisitors        int
+	MaxVisitorsPerPort int
+	Accepted           uint64
+	TurnedAway         uint64            // over MaxVisitors
+	Failed             map[string]uint64 // no stream was opened; by code of docs/errors.md
+	Received           uint64            // bytes from visitors that have left
+	Sent               uint64
+	DatagramsReceived  uint64 // from visitors, dropped ones among them
+	DatagramsSent      uint64
+	Dropped            uint64 // from visitors: there was no room, or it was no visitor
+	Unsent             uint64 // to visitors: the system did not take them
+	Untold             uint64 // visitors of which OnVisit was not told
+	Streams            StreamStats
+}
+
+// udpCounters count for UDPStats.
+type udpCounters struct {
+	tcpCounters
+	datagramsIn, datagramsOut, dropped, unsent, untold atomic.Uint64
+}
+
+// Stats returns what the ingress does and has done.
+func (u *UDP) Stats() UDPStats {
+	c := &u.counters
+	return UDPStats{
+		Ports:              u.ports.count(),
+		MaxPorts:           u.total(),
+		Visitors:           u.Visitors(),
+		MaxVisitors:        u.opts.MaxVisitors,
+		MaxVisitorsPerPort: u.opts.MaxVisitorsPerPort,
+		Accepted:           c.accepted.Load(),
+		TurnedAway:         c.turnedAway.Load(),
+		Failed:             c.failures(),
+		Received:           c.received.Load(),
+		Sent:               c.sent.Load(),
+		DatagramsReceived:  c.datagramsIn.Load(),
+		DatagramsSent:      c.datagramsOut.Load(),
+		Dropped:            c.dropped.Load(),
+		Unsent:             c.unsent.Load(),
+		Untold:             c.untold.Load(),
+		Streams:            c.streams.snapshot(),
+	}
 }
 
 // TLSStats is what a TLS ingress does, and has done so far.

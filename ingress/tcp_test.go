@@ -70,7 +70,7 @@ func newTCPDoor(t *testing.T, opts ingress.TCPOptions) *tcpDoor {
 	opts.Ports = []ingress.PortRange{tcpRange(t, 50)}
 	d.TCP = ingress.NewTCP(opts)
 	t.Cleanup(func() { d.Close() })
-	addr, release, err := d.ListenAny("mem", nil)
+	addr, release, err := d.ListenAny("mem", netip.Addr{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -301,27 +301,27 @@ func TestTCPListen(t *testing.T) {
 	})
 	defer door.Close()
 
-	addr, release, err := door.ListenAny("a", nil)
+	addr, release, err := door.ListenAny("a", netip.Addr{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if p := addr.Port(); addr.Addr() != loopback || p < ports.First || p > ports.Last {
 		t.Errorf("ListenAny: got %v, want a port of %v", addr, ports)
 	}
-	same, releaseSame, err := door.Listen("a", addr.Port())
+	same, releaseSame, err := door.Listen("a", addr.Port(), netip.Addr{})
 	if err != nil || same != addr {
 		t.Fatalf("second binding: got %v, %v, want %v", same, err, addr)
 	}
-	if _, _, err := door.Listen("b", addr.Port()); !errors.Is(err, ingress.ErrPortInUse) {
+	if _, _, err := door.Listen("b", addr.Port(), netip.Addr{}); !errors.Is(err, ingress.ErrPortInUse) {
 		t.Errorf("another name: got %v, want %v", err, ingress.ErrPortInUse)
 	}
-	if _, _, err := door.Listen("a", ports.First-1); !errors.Is(err, ingress.ErrPortNotAllowed) {
+	if _, _, err := door.Listen("a", ports.First-1, netip.Addr{}); !errors.Is(err, ingress.ErrPortNotAllowed) {
 		t.Errorf("outside: got %v, want %v", err, ingress.ErrPortNotAllowed)
 	}
-	if _, _, err := door.Listen("a", 0); !errors.Is(err, ingress.ErrPortNotAllowed) {
+	if _, _, err := door.Listen("a", 0, netip.Addr{}); !errors.Is(err, ingress.ErrPortNotAllowed) {
 		t.Errorf("port 0: got %v, want %v", err, ingress.ErrPortNotAllowed)
 	}
-	if _, _, err := door.ListenAny("a", func(uint16) bool { return false }); !errors.Is(err, ingress.ErrNoPort) {
+	if _, _, err := door.ListenAny("a", netip.Addr{}, func(uint16) bool { return false }); !errors.Is(err, ingress.ErrNoPort) {
 		t.Errorf("all ruled out: got %v, want %v", err, ingress.ErrNoPort)
 	}
 
@@ -343,7 +343,7 @@ func TestTCPListen(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			for range 20 {
-				_, release, err := door.Listen("a", addr.Port())
+				_, release, err := door.Listen("a", addr.Port(), netip.Addr{})
 				if err != nil {
 					t.Errorf("Listen: %v", err)
 					return
@@ -359,11 +359,11 @@ func TestTCPListen(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close()
-	if _, _, err := door.Listen("a", addr.Port()); !errors.Is(err, ingress.ErrPortInUse) {
+	if _, _, err := door.Listen("a", addr.Port(), netip.Addr{}); !errors.Is(err, ingress.ErrPortInUse) {
 		t.Errorf("another program: got %v, want %v", err, ingress.ErrPortInUse)
 	}
 	door.Close()
-	if _, _, err := door.Listen("a", addr.Port()); !errors.Is(err, net.ErrClosed) {
+	if _, _, err := door.Listen("a", addr.Port(), netip.Addr{}); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("after Close: got %v, want %v", err, net.ErrClosed)
 	}
 }
@@ -372,10 +372,10 @@ func TestTCPNoPorts(t *testing.T) {
 	t.Parallel()
 	door := ingress.NewTCP(ingress.TCPOptions{Addr: loopback})
 	defer door.Close()
-	if _, _, err := door.Listen("a", 2222); !errors.Is(err, ingress.ErrPortNotAllowed) {
+	if _, _, err := door.Listen("a", 2222, netip.Addr{}); !errors.Is(err, ingress.ErrPortNotAllowed) {
 		t.Errorf("Listen: got %v, want %v", err, ingress.ErrPortNotAllowed)
 	}
-	if _, _, err := door.ListenAny("a", nil); !errors.Is(err, ingress.ErrNoPort) {
+	if _, _, err := door.ListenAny("a", netip.Addr{}, nil); !errors.Is(err, ingress.ErrNoPort) {
 		t.Errorf("ListenAny: got %v, want %v", err, ingress.ErrNoPort)
 	}
 }

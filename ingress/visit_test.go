@@ -39,7 +39,7 @@ func TestVisits(t *testing.T) {
 			OnVisit: func(f Finished) { done <- f },
 		})
 		defer d.Close()
-		addr, release, err := d.ListenAny("raw", nil)
+		addr, release, err := d.ListenAny("raw", netip.Addr{}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

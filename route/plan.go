@@ -188,15 +188,19 @@ func (p *plan) fits(e *entry) int {
 		switch {
 		case e.isHTTP() && e.TLS:
 			return exact
-		case e.Port != 0 || plain:
+		case e.Port != 0 && !e.UDP || plain:
 			return usable
 		}
 	case TCP:
 		switch {
-		case e.Port != 0:
+		case e.Port != 0 && !e.UDP:
 			return exact
 		case e.isHTTP() && e.TLS || plain:
 			return usable
+		}
+	case UDP:
+		if e.UDP {
+			return exact
 		}
 	}
 	return unfit

@@ -25,7 +25,7 @@ type waiter struct {
 }
 
 // Route returns the entry that key leads to: a hostname in
-// lower case without port or trailing dot, "/" and an ID, ":" and a port, or
+// lower case without port or trailing dot, "/" and an ID, what PortKey returns, or
 // "@", an ID, "/" and the name of a service. Of several tunnels it takes each in turn, and none that is known to be away.
 //
 // If none is available Route waits for Options.Hold, and for a name that was
@@ -168,9 +168,9 @@ func (t *Table) lookupLocked(key string, warmHostnames bool) (*slot, error) {
 	return s, nil
 }
 
-// isPort reports whether key is ":" and a port as Add writes it.
+// isPort reports whether key is a port as PortKey writes it.
 func isPort(key string) bool {
-	digits, ok := strings.CutPrefix(key, ":")
+	digits, ok := strings.CutPrefix(strings.TrimSuffix(key, udpSuffix), ":")
 	n, err := strconv.ParseUint(digits, 10, 16)
 	return ok && err == nil && n > 0 && strconv.FormatUint(n, 10) == digits
 }

@@ -41,6 +41,7 @@ const (
 	HTTP Kind = "http" // the server reads requests
 	TCP  Kind = "tcp"  // any bytes, at a port of their own
 	TLS  Kind = "tls"  // the upstreams end TLS, and the server cannot read it
+	UDP  Kind = "udp"  // datagrams, at a port of their own
 )
 
 // Source is the value of Rule.Sticky that keeps a visitor's address with a
@@ -50,10 +51,11 @@ const Source = "source"
 // A Rule names the IDs that visitors of a name are led to, and in which order.
 // It goes before what agents have bound under the name.
 type Rule struct {
-	// Name is an ID, or "/" and an ID; a hostname; or ":" and a TCP port.
+	// Name is an ID, or "/" and an ID; a hostname; ":" and a TCP port; or that
+	// and "/udp" for a UDP port.
 	Name string `json:"name"`
 
-	// Kind is TCP for ports, and HTTP for other names if it is empty.
+	// Kind is TCP or UDP for ports, and HTTP for other names, if it is empty.
 	Kind Kind `json:"kind,omitempty"`
 
 	Members []Member `json:"members"`
@@ -224,16 +226,23 @@ func CheckRule(r Rule, domain string) (Rule, error) {
 	} else {
 		r.Name = name
 	}
-	isPort := strings.HasPrefix(name, ":")
+	ofPort := portKind(name)
 	switch {
-	case r.Kind == "" && isPort:
-		r.Kind = TCP
+	case r.Kind == "" && ofPort != "":
+		r.Kind = ofPort
 	case r.Kind == "":
 		r.Kind = HTTP
-	case r.Kind != HTTP && r.Kind != TCP && r.Kind != TLS:
-		wrong("kind %.40q: http, tcp and tls are allowed", r.Kind)
-	case err == nil && isPort != (r.Kind == TCP):
-		wrong("kind %s: a TCP port such as \":2222\" is for tcp, and tcp for such a name alone", r.Kind)
+	case r.Kind != HTTP && r.Kind != TCP && r.Kind != TLS && r.Kind != UDP:
+		wrong("kind %.40q: http, tcp, tls and udp are allowed", r.Kind)
+	case err != nil:
+	case ofPort == "" && (r.Kind == TCP || r.Kind == UDP):
+		wrong("kind %s: it is for a port such as %q", r.Kind, PortKey(2222, r.Kind == UDP))
+	case ofPort != "" && r.Kind != ofPort:
+		wrong("kind %s: the port %q is for %s", r.Kind, name, ofPort)
+	}
+	if r.Kind == UDP && r.Check != nil {
+		wrong("check: upstreams of UDP cannot be asked: leave it out")
+		return r, errors.Join(problems...)
 	}
 	if r.Sticky != "" && r.Sticky != Source {
 		wrong("sticky %.40q: %s is allowed, or nothing", r.Sticky, Source)
@@ -253,18 +262,20 @@ func CheckRule(r Rule, domain string) (Rule, error) {
 
 // checkName returns a name as rules are kept under it.
 func checkName(name, domain string) (string, error) {
-	if digits, ok := strings.CutPrefix(name, ":"); ok {
-		if n, err := strconv.ParseUint(digits, 10, 16); err != nil || n == 0 {
-			return "", fmt.Errorf("name %.40q: want \":\" and a port of 1 to 65535", name)
+	if port, ok := strings.CutPrefix(name, ":"); ok {
+		digits, udp := strings.CutSuffix(port, udpSuffix)
+		n, err := strconv.ParseUint(digits, 10, 16)
+		if err != nil || n == 0 {
+			return "", fmt.Errorf("name %.40q: want \":\" and a port of 1 to 65535, and behind it \"/udp\" for one of UDP", name)
 		}
-		return ":" + strings.TrimLeft(digits, "0"), nil
+		return PortKey(uint16(n), udp), nil
 	}
 	id, isID := strings.CutPrefix(name, "/")
 	if !isID && strings.Contains(name, ".") {
 		return checkHostname(name, domain)
 	}
 	if id == "" || len(id) > maxMemberID || strings.ContainsFunc(id, notInID) {
-		return "", fmt.Errorf("name %.80q: want an id, a hostname, or \":\" and a TCP port", name)
+		return "", errName(name)
 	}
 	if _, err := tunnel.ParseID(id); err != nil && strings.Contains(id, ".") {
 		return "/" + id, nil // else it would be a hostname
@@ -278,9 +289,25 @@ func checkHostname(name, domain string) (string, error) {
 		return "", fmt.Errorf("name %.80q: below the domain each id has a hostname: name the id, %q", name, id)
 	}
 	if _, err := netip.ParseAddr(host); err == nil || len(host) > maxName || host == domain || !isHostname(host) || strings.ContainsFunc(host, notInID) {
-		return "", fmt.Errorf("name %.80q: want an id, a hostname, or \":\" and a TCP port", name)
+		return "", errName(name)
 	}
 	return host, nil
+}
+
+func errName(name string) error {
+	return fmt.Errorf("name %.80q: want an id, a hostname, or a port such as \":2222\" or \":53/udp\"", name)
+}
+
+// portKind returns the kind of a checked name that is a port, and otherwise
+// nothing.
+func portKind(name string) Kind {
+	switch {
+	case !strings.HasPrefix(name, ":"):
+		return ""
+	case strings.HasSuffix(name, udpSuffix):
+		return UDP
+	}
+	return TCP
 }
 
 // notInID tells what no dialect has in an ID.
@@ -354,9 +381,9 @@ func (c Check) check() (Check, error) {
 	return c, nil
 }
 
-// Port returns the rule's TCP port, or 0.
+// Port returns the port of a rule of the kind TCP or UDP, or 0.
 func (r Rule) Port() uint16 {
-	digits, ok := strings.CutPrefix(r.Name, ":")
+	digits, ok := strings.CutPrefix(strings.TrimSuffix(r.Name, udpSuffix), ":")
 	if !ok {
 		return 0
 	}

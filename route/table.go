@@ -84,7 +84,8 @@ type Entry struct {
 	Number int
 
 	Hostnames []string // in lower case, without port or trailing dot; not below Options.Domain
-	Port      uint16   // public TCP port, or 0
+	Port      uint16   // public TCP or UDP port, or 0
+	UDP       bool     // Port is one of UDP
 	Name      string   // of a service without visitors, or empty
 
 	// TLS says that visitors speak TLS with the upstream itself. A name stands
@@ -98,6 +99,18 @@ type Entry struct {
 	// table hands it out with the tunnel that it goes with.
 	Policy *policy.Guard
 }
+
+// PortKey returns what Route takes for a public port: ":2222" of TCP, and
+// ":2222/udp" of UDP. The two have nothing to do with one another.
+func PortKey(port uint16, udp bool) string {
+	key := ":" + strconv.Itoa(int(port))
+	if udp {
+		key += udpSuffix
+	}
+	return key
+}
+
+const udpSuffix = "/udp"
 
 // isHTTP reports whether visitors find the entry at the hostname of its ID.
 func (b Entry) isHTTP() bool { return b.Port == 0 && b.Name == "" }
@@ -135,7 +148,7 @@ type Table struct {
 	closed  bool
 	drained bool             // nobody waits any more
 	byID    map[string]*slot // for hostnames below the domain and paths
-	byKey   map[string]*slot // for other hostnames, and ":" + port
+	byKey   map[string]*slot // for other hostnames, and what PortKey returns
 	watched map[tunnel.Tunnel]*watch
 	blocked map[string]bool // IDs and hostnames, in lower case; nil if there are none
 	held    int             // visitors that wait
@@ -293,6 +306,8 @@ func (t *Table) check(b Entry) error {
 		return fmt.Errorf("service %q: an entry has a name or a place for visitors", b.Name)
 	case b.Port != 0 && b.TLS:
 		return fmt.Errorf("port %d and TLS: an entry has one or the other", b.Port)
+	case b.UDP && b.Port == 0:
+		return errors.New("UDP without a port")
 	}
 	for _, h := range b.Hostnames {
 		switch {
@@ -320,7 +335,7 @@ func (t *Table) addLocked(b Entry, available bool) (replaced []tunnel.Tunnel, e 
 	if b.Name != "" {
 		keys = []string{"@" + string(b.ID) + "/" + b.Name}
 	} else if b.Port != 0 {
-		keys = []string{":" + strconv.Itoa(int(b.Port))}
+		keys = []string{PortKey(b.Port, b.UDP)}
 	} else {
 		keys = slices.Compact(slices.Sorted(slices.Values(b.Hostnames)))
 	}

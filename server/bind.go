@@ -4,17 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"adit/auth"
 	"adit/dialect"
-	"adit/ingress"
 	"adit/route"
 	"adit/tunnel"
 )
@@ -52,7 +48,7 @@ type name struct {
 	urls      []string
 	since     time.Time
 	hostnames []string
-	port      uint16 // public TCP port, or 0
+	port      uint16 // public port of TCP or UDP, or 0
 	release   func()
 }
 
@@ -235,14 +231,16 @@ func (b *binder) check(bd dialect.Binding, id *auth.Identity) error {
 		return invalid("key %q is in use in this session: unbind it first", bd.Key)
 	case n >= maxBindings:
 		return &dialect.BindError{Code: dialect.BindLimit, Reason: fmt.Sprintf("a session has at most %d names", maxBindings)}
-	case bd.Kind != dialect.HTTP && bd.Kind != dialect.TCP && bd.Kind != dialect.TLS && bd.Kind != dialect.Service:
-		return invalid("kind %q: http, tcp, tls and service are allowed", bd.Kind)
+	case !slices.Contains(kinds, string(bd.Kind)):
+		return invalid("kind %q: http, tcp, tls, udp and service are allowed", bd.Kind)
 	case bd.Kind == dialect.TLS && b.server.tls == nil:
 		return invalid("kind tls: %v", errNoTLS)
-	case bd.Kind != dialect.TCP && bd.Port != 0:
-		return invalid("port %d: only tcp has ports", bd.Port)
-	case bd.Kind == dialect.TCP && len(bd.Hostnames) > 0:
-		return invalid("hostname %.80q: tcp has a port and no hostnames", bd.Hostnames[0])
+	case !hasPort(bd.Kind) && bd.Port != 0:
+		return invalid("port %d: only tcp and udp have ports", bd.Port)
+	case !hasPort(bd.Kind) && bd.Addr.IsValid():
+		return invalid("address %v: only tcp and udp have ports to bind on one", bd.Addr)
+	case hasPort(bd.Kind) && len(bd.Hostnames) > 0:
+		return invalid("hostname %.80q: %s has a port and no hostnames", bd.Hostnames[0], bd.Kind)
 	case bd.HTTP2 && bd.Kind != dialect.HTTP:
 		return invalid("HTTP/2 upstream for %s: only http has one", bd.Kind)
 	case len(bd.Service) > 255:
@@ -264,7 +262,7 @@ func (b *binder) checkScope(bd dialect.Binding, id *auth.Identity) error {
 	if !b.server.opts.ReservedIDs.Allows(bd.ID, id.Scope) {
 		return &dialect.BindError{Code: dialect.BindForbidden, Reason: fmt.Sprintf("the id %q is reserved, or looks like one that is: it takes a credential that names it", bd.ID)}
 	}
-	if err := (name{id: bd.ID, hostnames: bd.Hostnames, port: bd.Port}).allowedBy(id.Scope); err != nil {
+	if err := (name{id: bd.ID, kind: bd.Kind, hostnames: bd.Hostnames, port: bd.Port}).allowedBy(id.Scope); err != nil {
 		return &dialect.BindError{Code: dialect.BindForbidden, Reason: err.Error()}
 	}
 	return nil
@@ -293,21 +291,15 @@ func (b *binder) bind(bd dialect.Binding, id *auth.Identity) (bound dialect.Boun
 	case dialect.Service:
 		e.Name = bd.Name
 		bound.URLs = []string{tunnel.Target{Network: tunnel.Agent, Host: string(bd.ID), Service: bd.Name}.String()}
-	case dialect.TCP:
-		var addr netip.AddrPort
-		var stop func()
-		if addr, stop, err = b.listen(bd, id); err != nil {
+	case dialect.TCP, dialect.UDP:
+		addr, stop, err := b.listen(bd, id)
+		if err != nil {
 			releaseGuard()
-			return dialect.Bound{}, nil, b.portError(bd.Port, err)
+			return dialect.Bound{}, nil, b.portError(bd, err)
 		}
 		undo = func() { stop(); releaseGuard() }
-		e.Port = addr.Port()
-		base := s.baseFor(b.host, b.secure)
-		bound = dialect.Bound{
-			URLs: []string{"tcp://" + net.JoinHostPort(base.Hostname(), strconv.Itoa(int(e.Port)))},
-			Port: e.Port,
-			Addr: addr,
-		}
+		e.Port, e.UDP = addr.Port(), bd.Kind == dialect.UDP
+		bound = dialect.Bound{URLs: []string{b.portURL(bd, addr)}, Port: e.Port, Addr: addr}
 	default:
 		for _, h := range bd.Hostnames {
 			if s.lacksCertificate(h) {
@@ -343,47 +335,6 @@ func kindReason(e *route.KindError) string {
 		is, other = other, is
 	}
 	return fmt.Sprintf("%q is bound as %s: it cannot be %s too", strings.TrimPrefix(e.Key, "/"), is, other)
-}
-
-// listen opens the public port of a binding.
-func (b *binder) listen(bd dialect.Binding, id *auth.Identity) (netip.AddrPort, func(), error) {
-	if bd.Port != 0 {
-		return b.server.tcp.Listen(b.server.portName(bd.ID, bd.Port), bd.Port)
-	}
-	port := b.server.preferredPort(bd.ID, id.Scope.AllowsPort)
-	if port != 0 && !b.has(bd.ID, port) {
-		if addr, closePort, err := b.server.tcp.Listen(bd.ID, port); err == nil {
-			return addr, closePort, nil
-		}
-	}
-	return b.server.tcp.ListenAny(bd.ID, id.Scope.AllowsPort)
-}
-
-// has reports whether the port is this tunnel's own already, under another key.
-func (b *binder) has(id tunnel.ID, port uint16) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, n := range b.names {
-		if n.id == id && n.port == port {
-			return true
-		}
-	}
-	return false
-}
-
-func (b *binder) portError(port uint16, err error) error {
-	e := &dialect.BindError{Code: dialect.BindInternal, Reason: fmt.Sprintf("port %d cannot be opened", port)}
-	switch {
-	case errors.Is(err, ingress.ErrPortNotAllowed):
-		e.Code, e.Reason = dialect.BindForbidden, fmt.Sprintf("port %d: this server gives out %s", port, b.server.ports())
-	case errors.Is(err, ingress.ErrPortInUse):
-		e.Code, e.Reason = dialect.BindPortInUse, fmt.Sprintf("port %d is in use", port)
-	case errors.Is(err, ingress.ErrNoPort):
-		e.Code, e.Reason = dialect.BindNoPort, "no port is free that the credential allows: this server gives out "+b.server.ports()
-	default:
-		b.server.log.Error("port not opened", "remote", b.remote, "err", err)
-	}
-	return e
 }
 
 // findLocked returns the index of the name with that key, or -1.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"adit/auth"
+	"adit/dialect"
 	"adit/tunnel"
 )
 
@@ -15,7 +16,11 @@ func (n name) allowedBy(s auth.Scope) error {
 	if !s.AllowsID(n.id) {
 		return fmt.Errorf("the credential does not allow the id %q", n.id)
 	}
-	if n.port != 0 && !s.AllowsPort(n.port) {
+	switch {
+	case n.port == 0:
+	case n.kind == dialect.UDP && !s.AllowsUDPPort(n.port):
+		return fmt.Errorf("the credential does not allow the UDP port %d", n.port)
+	case n.kind != dialect.UDP && !s.AllowsPort(n.port):
 		return fmt.Errorf("the credential does not allow the port %d", n.port)
 	}
 	for _, h := range n.hostnames {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -128,7 +129,14 @@ func TestBindRefusals(t *testing.T) {
 	open, other := freePort(t), freePort(t)
 	f := start(t, func(o *server.Options) {
 		o.TCPPorts = []ingress.PortRange{{First: inUse, Last: inUse}, {First: open, Last: open}, {First: other, Last: other}}
+		o.UDPPorts = []ingress.PortRange{{First: other, Last: other}}
 	})
+	wide := start(t, func(o *server.Options) {
+		o.Listen = ":0"
+		o.TCPPorts = []ingress.PortRange{{First: open, Last: open}}
+		o.UDPPorts = o.TCPPorts
+	})
+	loopback := netip.MustParseAddr("127.0.0.1")
 	none := start(t, nil) // gives out no ports
 	full := start(t, func(o *server.Options) { o.TCPPorts = []ingress.PortRange{{First: inUse, Last: inUse}} })
 	proxied := start(t, func(o *server.Options) { o.PublicURL = "https://proxy.example.org" })
@@ -169,8 +177,22 @@ func TestBindRefusals(t *testing.T) {
 		{"malformed id", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "Web"}, dialect.BindInvalid, `"Web"`},
 		{"reserved id", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "www"}, dialect.BindInvalid, "reserved"},
 		{"empty id", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.HTTP}, dialect.BindInvalid, "id is empty"},
-		{"unknown kind", f, secretOf, dialect.Binding{Key: "k", Kind: "udp", ID: "a"}, dialect.BindInvalid, `kind "udp": http, tcp, tls and service`},
-		{"port for HTTP", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "a", Port: open}, dialect.BindInvalid, "only tcp has ports"},
+		{"unknown kind", f, secretOf, dialect.Binding{Key: "k", Kind: "sctp", ID: "a"}, dialect.BindInvalid, `kind "sctp": http, tcp, tls, udp and service`},
+		{"UDP port with a scope of TCP ports", f, tokenOf(t, scoped), dialect.Binding{Key: "k", Kind: dialect.UDP, ID: "mine-a", Port: other}, dialect.BindForbidden, "UDP port"},
+		{"any UDP port with a scope of TCP ports", f, tokenOf(t, scoped), dialect.Binding{Key: "k", Kind: dialect.UDP, ID: "mine-a"}, dialect.BindNoPort, "the UDP ports"},
+		{"UDP port not given out", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.UDP, ID: "a", Port: 1}, dialect.BindForbidden, "port 1: this server gives out the UDP ports "},
+		{"UDP port without any given out", full, secretOf, dialect.Binding{Key: "k", Kind: dialect.UDP, ID: "a", Port: inUse}, dialect.BindForbidden, "no UDP ports"},
+		{"hostname for UDP", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.UDP, ID: "a", Hostnames: []string{"app.example.org"}}, dialect.BindInvalid, "no hostnames"},
+		{"HTTP/2 for UDP", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.UDP, ID: "a", HTTP2: true}, dialect.BindInvalid, "only http"},
+		{"address for HTTP", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "a", Addr: loopback}, dialect.BindInvalid, "only tcp and udp"},
+		{"address for a service", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.Service, ID: "a", Name: "x", Addr: loopback}, dialect.BindInvalid, "only tcp and udp"},
+		{"another address than the server's", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.TCP, ID: "a", Port: open, Addr: netip.MustParseAddr("127.0.0.2")}, dialect.BindForbidden, "on 127.0.0.1 alone"},
+		{"all addresses of a server with one", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.UDP, ID: "a", Port: other, Addr: netip.IPv4Unspecified()}, dialect.BindForbidden, "on 127.0.0.1 alone"},
+		{"address of somebody else", wide, secretOf, dialect.Binding{Key: "k", Kind: dialect.TCP, ID: "a", Addr: netip.MustParseAddr("192.0.2.1")}, dialect.BindInvalid, "the server has no such address"},
+		{"address of somebody else for UDP", wide, secretOf, dialect.Binding{Key: "k", Kind: dialect.UDP, ID: "a", Addr: netip.MustParseAddr("192.0.2.1")}, dialect.BindInvalid, "the server has no such address"},
+		{"multicast address", wide, secretOf, dialect.Binding{Key: "k", Kind: dialect.UDP, ID: "a", Addr: netip.MustParseAddr("224.0.0.1")}, dialect.BindInvalid, "224.0.0.1"},
+		{"link-local address", wide, secretOf, dialect.Binding{Key: "k", Kind: dialect.UDP, ID: "a", Addr: netip.MustParseAddr("fe80::1")}, dialect.BindInvalid, "fe80::1"},
+		{"port for HTTP", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "a", Port: open}, dialect.BindInvalid, "only tcp and udp have ports"},
 		{"no key", f, secretOf, dialect.Binding{Kind: dialect.HTTP, ID: "a"}, dialect.BindInvalid, "1 to 64"},
 		{"long key", f, secretOf, dialect.Binding{Key: strings.Repeat("k", 65), Kind: dialect.HTTP, ID: "a"}, dialect.BindInvalid, "1 to 64"},
 		{"long service", f, secretOf, dialect.Binding{Key: "k", Kind: dialect.HTTP, ID: "a", Service: strings.Repeat("s", 256)}, dialect.BindInvalid, "at most 255"},

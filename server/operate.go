@@ -45,7 +45,7 @@ func (s *Server) Status() admin.Status {
 		Started:  s.began,
 		URL:      s.URL(),
 		Ready:    s.Ready() == nil,
-		Visitors: s.http.Visitors() + s.tcp.Visitors(),
+		Visitors: s.http.Visitors() + s.tcp.Visitors() + s.udp.Visitors(),
 		Waiting:  s.table.Stats().Waiting,
 	}
 	if s.tls != nil {

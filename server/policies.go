@@ -96,6 +96,7 @@ func (s *Server) SetPolicy(p policy.Policy) error {
 	s.guard.Store(g)
 	s.http.SetPolicy(g)
 	s.tcp.SetPolicy(g)
+	s.udp.SetPolicy(g)
 	if s.tls != nil {
 		s.tls.SetPolicy(g)
 	}

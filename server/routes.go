@@ -31,13 +31,13 @@ type routes struct {
 
 	changing sync.Mutex // held during a change
 
-	mu    sync.Mutex // guards ports
-	ports map[uint16]routePort
+	mu    sync.Mutex           // guards ports
+	ports map[string]routePort // by the names of their rules
 }
 
 // A routePort is a port that is open for a rule.
 type routePort struct {
-	name    tunnel.ID // for which the TCP ingress has it
+	name    tunnel.ID // for which the ingress has it
 	members []route.Member
 	release func()
 }
@@ -49,7 +49,7 @@ type routeFile struct {
 
 // startRoutes begins with the rules of the options, or of the file.
 func (s *Server) startRoutes() error {
-	s.routes.ports = make(map[uint16]routePort)
+	s.routes.ports = make(map[string]routePort)
 	rules, where := s.opts.Routes, "routes"
 	if !s.routes.fixed && s.routes.path != "" {
 		var err error
@@ -130,7 +130,7 @@ func (s *Server) checkRoutes(rules []route.Rule) ([]route.Rule, error) {
 		switch {
 		case r.Kind == route.TLS && s.opts.TLS == nil:
 			problems = append(problems, fmt.Errorf("route %q: kind tls: %w", r.Name, errNoTLS))
-		case r.Kind == route.TCP && s.opts.Listen == "" && s.opts.TLS == nil:
+		case r.Port() != 0 && s.opts.Listen == "" && s.opts.TLS == nil:
 			problems = append(problems, fmt.Errorf("route %q: this server is part of another program, and opens no ports", r.Name))
 		}
 	}
@@ -151,31 +151,27 @@ func (e *routePortError) Unwrap() error { return e.err }
 // last of it. Ports and members that stay are not touched, nor is any visitor who has a
 // stream. The caller holds changing.
 func (s *Server) replaceRoutes(rules []route.Rule, commit func() error) error {
-	opened := make(map[uint16]routePort)
+	opened := make(map[string]routePort)
 	undo := func() {
 		for _, p := range opened {
 			p.release()
 		}
 	}
-	wanted := make(map[uint16]route.Rule)
+	wanted := make(map[string]route.Rule)
 	for _, r := range rules {
-		port := r.Port()
-		if port == 0 {
+		if r.Port() == 0 {
 			continue
 		}
-		wanted[port] = r
-		s.routes.mu.Lock()
-		_, have := s.routes.ports[port]
-		s.routes.mu.Unlock()
-		if have {
+		wanted[r.Name] = r
+		if s.routes.has(r) {
 			continue
 		}
-		p, err := s.openRoutePort(port, r.Members)
+		p, err := s.openRoutePort(r)
 		if err != nil {
 			undo()
 			return &routePortError{r.Name, err}
 		}
-		opened[port] = p
+		opened[r.Name] = p
 	}
 	if err := commit(); err != nil {
 		undo()
@@ -183,16 +179,16 @@ func (s *Server) replaceRoutes(rules []route.Rule, commit func() error) error {
 	}
 	var closing []func()
 	s.routes.mu.Lock()
-	for port, p := range opened {
-		s.routes.ports[port] = p
+	for name, p := range opened {
+		s.routes.ports[name] = p
 	}
-	for port, p := range s.routes.ports {
-		if r, stays := wanted[port]; stays {
+	for name, p := range s.routes.ports {
+		if r, stays := wanted[name]; stays {
 			p.members = r.Members
-			s.routes.ports[port] = p
+			s.routes.ports[name] = p
 			continue
 		}
-		delete(s.routes.ports, port)
+		delete(s.routes.ports, name)
 		closing = append(closing, p.release)
 	}
 	s.routes.mu.Unlock()
@@ -210,12 +206,13 @@ func (s *Server) replaceRoutes(rules []route.Rule, commit func() error) error {
 
 // openRoutePort opens a port for a rule, or has a share in it if the agent of a
 // member has opened it before.
-func (s *Server) openRoutePort(port uint16, members []route.Member) (routePort, error) {
+func (s *Server) openRoutePort(r route.Rule) (routePort, error) {
+	door, _ := s.door(r.Kind == route.UDP)
 	var first error
-	for _, m := range members {
-		_, release, err := s.tcp.Open(m.ID, port)
+	for _, m := range r.Members {
+		_, release, err := door.Open(m.ID, r.Port())
 		if err == nil {
-			return routePort{m.ID, members, release}, nil
+			return routePort{m.ID, r.Members, release}, nil
 		}
 		if first == nil {
 			first = err
@@ -227,12 +224,21 @@ func (s *Server) openRoutePort(port uint16, members []route.Member) (routePort, 
 	return routePort{}, first
 }
 
-// portName returns the name for which the TCP ingress has, or is to have, a port
-// that an agent binds under an ID: members of a rule share its port.
-func (s *Server) portName(id tunnel.ID, port uint16) tunnel.ID {
+// has reports whether the port of a rule is open for one.
+func (r *routes) has(rule route.Rule) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, have := r.ports[rule.Name]
+	return have
+}
+
+// portName returns the name for which an ingress has, or is to have, a port
+// that an agent binds under an ID: members of a rule share its port. key is what
+// route.PortKey returns.
+func (s *Server) portName(id tunnel.ID, key string) tunnel.ID {
 	s.routes.mu.Lock()
 	defer s.routes.mu.Unlock()
-	p, ok := s.routes.ports[port]
+	p, ok := s.routes.ports[key]
 	if ok && slices.ContainsFunc(p.members, func(m route.Member) bool { return m.ID == id }) {
 		return p.name
 	}
@@ -304,14 +310,10 @@ func (s *Server) PrepareRoutes(rules []route.Rule) (apply func(), err error) {
 		return nil, err
 	}
 	for _, r := range checked {
-		port := r.Port()
-		s.routes.mu.Lock()
-		_, have := s.routes.ports[port]
-		s.routes.mu.Unlock()
-		if port == 0 || have {
+		if r.Port() == 0 || s.routes.has(r) {
 			continue
 		}
-		p, err := s.openRoutePort(port, r.Members)
+		p, err := s.openRoutePort(r)
 		if err != nil {
 			return nil, &routePortError{r.Name, err}
 		}

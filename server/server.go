@@ -40,9 +40,9 @@ import (
 // Options configures a Server. Dialects and Auth are required.
 type Options struct {
 	// Listen is the TCP address for visitors and agents alike, such as
-	// ":8080". Public TCP ports are bound on its host. If empty, visitors and
-	// agents come through ServeHTTP alone, and public TCP ports are bound on
-	// all addresses.
+	// ":8080". Public ports are bound on its host. If empty, visitors and
+	// agents come through ServeHTTP alone, and public ports are bound on all
+	// addresses.
 	Listen string
 
 	// Domain is the domain below which each ID has a hostname. If empty, IDs
@@ -95,8 +95,8 @@ type Options struct {
 	// those with TLS may anyway.
 	H2C bool
 
-	// TCPPorts are the public TCP ports that agents may be given.
-	TCPPorts []ingress.PortRange
+	// TCPPorts and UDPPorts are the public ports that agents may be given.
+	TCPPorts, UDPPorts []ingress.PortRange
 
 	// TrustedProxies are addresses whose forwarded header fields are kept.
 	TrustedProxies []netip.Prefix
@@ -208,6 +208,9 @@ type Server struct {
 	table *route.Table
 	http  *ingress.HTTP
 	tcp   *ingress.TCP
+	udp   *ingress.UDP
+
+	portHost netip.Addr // of public ports; the zero Addr means all
 
 	tlsLn     net.Listener // nil without Options.TLS, as are the next four
 	tls       *ingress.TLS
@@ -282,15 +285,14 @@ func New(opts Options) (*Server, error) {
 	if err := s.loadBlocks(); err != nil {
 		return nil, err
 	}
-	var host netip.Addr // of public TCP ports
 	if opts.Listen != "" {
 		ln, err := listen(opts.Listen)
 		if err != nil {
 			return nil, err // says where
 		}
 		s.ln = ln
-		if host = s.Addr().Addr(); host.IsUnspecified() {
-			host = netip.Addr{}
+		if host := s.Addr().Addr().Unmap(); !host.IsUnspecified() {
+			s.portHost = host
 		}
 	}
 	if err := s.openTLS(); err != nil {
@@ -353,12 +355,19 @@ func New(opts Options) (*Server, error) {
 	s.newTLS()
 	s.tcp = ingress.NewTCP(ingress.TCPOptions{
 		Router:  s.router(),
-		Addr:    host,
+		Addr:    s.portHost,
 		Ports:   opts.TCPPorts,
 		OnVisit: opts.OnRequest,
 		Logger:  opts.Logger,
 
 		ProxyProtocolFrom: opts.ProxyProtocolFrom,
+	})
+	s.udp = ingress.NewUDP(ingress.UDPOptions{
+		Router:  s.router(),
+		Addr:    s.portHost,
+		Ports:   opts.UDPPorts,
+		OnVisit: opts.OnRequest,
+		Logger:  opts.Logger,
 	})
 	if err := s.startRoutes(); err != nil {
 		s.discard()
@@ -376,6 +385,7 @@ func (s *Server) discard() {
 	}
 	s.http.Close()
 	s.tcp.Close()
+	s.udp.Close()
 	s.table.Close()
 }
 
@@ -507,6 +517,7 @@ func (s *Server) Run(ctx context.Context) error {
 		s.doctor.Close()
 	}
 	s.tcp.Close()
+	s.udp.Close()
 	if s.quic != nil {
 		s.quic.srv.Close()
 	}
@@ -553,6 +564,7 @@ func (s *Server) drain(served <-chan error) error {
 		wg.Go(func() { s.tls.Shutdown(ctx) })
 	}
 	wg.Go(func() { s.tcp.Shutdown(ctx) })
+	wg.Go(func() { s.udp.Shutdown(ctx) })
 	wg.Go(func() { s.forwards.shutdown(ctx) })
 	wg.Wait()
 	return nil

@@ -107,6 +107,7 @@ type Stats struct {
 
 	HTTP  ingress.HTTPStats
 	TCP   ingress.TCPStats
+	UDP   ingress.UDPStats
 	TLS   ingress.TLSStats // zero without Options.TLS
 	Route route.Stats
 
@@ -134,6 +135,7 @@ func (s *Server) Stats() Stats {
 		Ready:          s.Ready() == nil,
 		HTTP:           s.http.Stats(),
 		TCP:            s.tcp.Stats(),
+		UDP:            s.udp.Stats(),
 		Route:          s.table.Stats(),
 		Forwards:       s.forwards.stats(),
 		Handshakes:     s.handshakesDone.snapshot(),

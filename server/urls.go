@@ -2,7 +2,6 @@ package server
 
 import (
 	"fmt"
-	"hash/fnv"
 	"net"
 	"net/netip"
 	"net/url"
@@ -10,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 
-	"adit/auth"
 	"adit/tunnel"
 )
 
@@ -189,44 +187,4 @@ func (s *Server) urlsFor(id tunnel.ID, hostnames []string, base url.URL) (urls [
 func isLocal(host string) bool {
 	a, err := netip.ParseAddr(host)
 	return host == localDomain || err == nil && a.IsLoopback()
-}
-
-// ports says which public TCP ports there are.
-func (s *Server) ports() string {
-	if len(s.opts.TCPPorts) == 0 {
-		return "no TCP ports"
-	}
-	var list []string
-	for _, r := range s.opts.TCPPorts {
-		list = append(list, auth.PortRange(r).String())
-	}
-	return "the TCP ports " + strings.Join(list, ", ")
-}
-
-// preferredPort is the public TCP port that an ID gets if it asks for none and
-// can have it, so that it has the same one each time; 0 if allow allows none.
-func (s *Server) preferredPort(id tunnel.ID, allow func(uint16) bool) uint16 {
-	n := 0
-	s.eachPort(allow, func(uint16) bool { n++; return true })
-	if n == 0 {
-		return 0
-	}
-	h := fnv.New32a()
-	h.Write([]byte(id))
-	at := int(h.Sum32() % uint32(n))
-	var port uint16
-	s.eachPort(allow, func(p uint16) bool { port = p; at--; return at >= 0 })
-	return port
-}
-
-// eachPort calls f for each public TCP port that allow allows until f returns
-// false.
-func (s *Server) eachPort(allow func(uint16) bool, f func(uint16) bool) {
-	for _, r := range s.opts.TCPPorts {
-		for p := int(r.First); p <= int(r.Last); p++ {
-			if allow(uint16(p)) && !f(uint16(p)) {
-				return
-			}
-		}
-	}
 }

@@ -39,6 +39,7 @@ type serverFlags struct {
 	dataDir        string
 	secretFile     string
 	tcpPorts       []string
+	udpPorts       []string
 	trustedProxies []string
 	hold           time.Duration
 	grace          time.Duration
@@ -89,6 +90,7 @@ func (f *serverFlags) add(fl *pflag.FlagSet) {
 	fl.StringVar(&f.dataDir, "data-dir", f.p.dataDir(), "folder for what must last")
 	fl.StringVar(&f.secretFile, "secret-file", "", "file with the secret, instead of the one in --data-dir")
 	fl.StringSliceVar(&f.tcpPorts, "tcp-ports", nil, "public TCP ports for agents, such as 2222,3000-3999 (default none)")
+	fl.StringSliceVar(&f.udpPorts, "udp-ports", nil, "public UDP ports for agents, such as 51820,5000-5099 (default none)")
 	fl.StringSliceVar(&f.trustedProxies, "trusted-proxies", nil, "addresses or prefixes whose X-Forwarded-* are kept")
 	fl.DurationVar(&f.hold, "hold", 30*time.Second, "how long visitors wait for an agent that is away; 0s for not at all")
 	fl.DurationVar(&f.grace, "grace", 10*time.Second, "how long visitors may finish when the server is told to stop")
@@ -251,7 +253,9 @@ func (f *serverFlags) options(log *slog.Logger) (opts server.Options, err error)
 	if f.listen != noListen {
 		wrong(checkAddress("listen", f.listen))
 	}
-	opts.TCPPorts, err = parsePorts(f.tcpPorts)
+	opts.TCPPorts, err = parsePorts("tcp-ports", f.tcpPorts)
+	wrong(err)
+	opts.UDPPorts, err = parsePorts("udp-ports", f.udpPorts)
 	wrong(err)
 	f.doctor.apply(&opts)
 	opts.TrustedProxies, err = parsePrefixes("trusted-proxies", f.trustedProxies)
@@ -405,13 +409,13 @@ func agentURL(s *server.Server) string {
 	return ""
 }
 
-func parsePorts(list []string) ([]ingress.PortRange, error) {
+func parsePorts(flag string, list []string) ([]ingress.PortRange, error) {
 	var ports []ingress.PortRange
 	var problems []error
 	for _, p := range list {
 		r, err := auth.ParsePortRange(p)
 		if err != nil {
-			problems = append(problems, usagef("--tcp-ports: %v", err))
+			problems = append(problems, usagef("--%s: %v", flag, err))
 		}
 		ports = append(ports, ingress.PortRange(r))
 	}

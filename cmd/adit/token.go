@@ -21,7 +21,7 @@ func (p *program) tokenCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "token",
 		Short: "Make, look at, revoke and list agents' tokens",
-		Long: "A token allows an agent certain IDs, hostnames and public TCP ports for some time,\n" +
+		Long: "A token allows an agent certain IDs, hostnames and public ports for some time,\n" +
 			"and nothing else. Run this on the server's machine, as the server's user.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
@@ -114,16 +114,14 @@ func scopeLines(s auth.Scope) (lines [][2]string) {
 			lines = append(lines, [2]string{name, strings.Join(list, ", ")})
 		}
 	}
-	var ports, forward []string
-	for _, r := range s.Ports {
-		ports = append(ports, r.String())
-	}
+	var forward []string
 	for _, r := range s.Forward {
 		forward = append(forward, r.String())
 	}
 	add("ids", s.IDs)
 	add("hostnames", s.Hostnames)
-	add("tcp ports", ports)
+	add("tcp ports", auth.PortTexts(s.Ports))
+	add("udp ports", auth.PortTexts(s.UDPPorts))
 	add("forward", forward)
 	return lines
 }

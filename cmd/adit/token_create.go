@@ -26,6 +26,7 @@ type createFlags struct {
 	ids       []string
 	hostnames []string
 	ports     []string
+	udpPorts  []string
 	forward   []string
 	ttl       time.Duration
 	out       string
@@ -36,7 +37,7 @@ func (p *program) tokenCreateCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "create --id PATTERN",
 		Short: "Make a token for an agent",
-		Long: "Print a token with which an agent may bind the IDs, hostnames and public TCP ports\n" +
+		Long: "Print a token with which an agent may bind the IDs, hostnames and public ports\n" +
 			"that it lists, and nothing else.\n\n" +
 			"A jwt is signed with the server's secret and kept nowhere. A static token is random:\n" +
 			"the server keeps a digest of it, \"adit token list\" shows it, and it may last for ever.",
@@ -50,6 +51,7 @@ func (p *program) tokenCreateCommand() *cobra.Command {
 	fl.StringSliceVar(&f.ids, "id", nil, "IDs that may be bound, with * for any run of characters")
 	fl.StringSliceVar(&f.hostnames, "hostname", nil, "hostnames that may be bound beside those of IDs, such as app.example.com or *.example.com (default none)")
 	fl.StringSliceVar(&f.ports, "tcp-ports", nil, "public TCP ports that may be bound, such as 2222,3000-3999 (default none)")
+	fl.StringSliceVar(&f.udpPorts, "udp-ports", nil, "public UDP ports that may be bound, such as 51820,5000-5099 (default none)")
 	fl.StringSliceVar(&f.forward, "forward", nil, "what the server may dial for the agent, such as db.internal:5432,10.0.0.0/8:* (default nothing)")
 	fl.StringVar(&f.subject, "subject", "", "name of the holder, who owns what it binds; a token that is to replace another one has the same (default the token's ID)")
 	fl.DurationVar(&f.ttl, "ttl", defaultTTL, "how long the token is valid; 0s for ever, if it is static")
@@ -104,7 +106,7 @@ func (f *createFlags) claims() (c auth.TokenClaims, err error) {
 		return c, usagef("--type %q: jwt and static are allowed", f.kind)
 	case static && f.at.secretFile != "":
 		return c, usagef("--secret-file is of no use for a static token: only --data-dir is")
-	case len(f.ids) == 0 && (len(f.hostnames) > 0 || len(f.ports) > 0):
+	case len(f.ids) == 0 && (len(f.hostnames) > 0 || len(f.ports) > 0 || len(f.udpPorts) > 0):
 		return c, usagef("--id is missing: whatever an agent binds has an ID, such as 'web-*'")
 	case len(f.ids) == 0 && len(f.forward) == 0:
 		return c, usagef("--id is missing: want at least one ID or pattern such as 'web-*'")
@@ -128,12 +130,11 @@ func (f *createFlags) claims() (c auth.TokenClaims, err error) {
 
 func (f *createFlags) scope() (s auth.Scope, err error) {
 	s = auth.Scope{IDs: f.ids, Hostnames: f.hostnames}
-	for _, text := range f.ports {
-		r, err := auth.ParsePortRange(text)
-		if err != nil {
-			return s, usagef("--tcp-ports: %v", err)
-		}
-		s.Ports = append(s.Ports, r)
+	if s.Ports, err = auth.ParsePortRanges(f.ports); err != nil {
+		return s, usagef("--tcp-ports: %v", err)
+	}
+	if s.UDPPorts, err = auth.ParsePortRanges(f.udpPorts); err != nil {
+		return s, usagef("--udp-ports: %v", err)
 	}
 	for _, text := range f.forward {
 		r, err := auth.ParseForwardRule(text)

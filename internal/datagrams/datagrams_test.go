@@ -283,13 +283,13 @@ func TestFlowsHoldSoMuch(t *testing.T) {
 		Abort: abort,
 		Max:   1,
 	})
-	for range 100 {
+	for range 300 {
 		if g.Send(1, []byte("x"), nil) {
 			packets++
 		}
 	}
-	if packets != 64 {
-		t.Errorf("%d datagrams wait for one flow, want 64", packets)
+	if packets != 256 {
+		t.Errorf("%d datagrams wait for one flow, want 256", packets)
 	}
 	cancel()
 	g.Wait()

@@ -1,0 +1,63 @@
+package ingress
+
+import (
+	"net"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// oobSize is more than what the system tells of a datagram.
+const oobSize = 64
+
+// localAddrs finds which address of the machine a datagram was sent to, and has
+// the answer leave from there (ip(7), IP_PKTINFO; RFC 3542, section 6).
+type localAddrs struct{ v6 bool }
+
+// ask has the system tell.
+func (l *localAddrs) ask(socket *net.UDPConn) {
+	rc, err := socket.SyscallConn()
+	if err != nil {
+		return
+	}
+	rc.Control(func(fd uintptr) {
+		domain, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
+		if err != nil {
+			return
+		}
+		if l.v6 = domain == unix.AF_INET6; l.v6 {
+			unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+		} else {
+			unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+		}
+	})
+}
+
+// of returns the address that a datagram was sent to. oob is what the system
+// tells of it.
+func (l *localAddrs) of(oob []byte) netip.Addr {
+	for len(oob) > 0 {
+		head, data, rest, err := unix.ParseOneSocketControlMessage(oob)
+		switch {
+		case err != nil:
+			return netip.Addr{}
+		case head.Level == unix.IPPROTO_IP && head.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+			return netip.AddrFrom4([4]byte(data[4:8])) // which is never that of a broadcast
+		case head.Level == unix.IPPROTO_IPV6 && head.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+			if a := netip.AddrFrom16([16]byte(data[:16])).Unmap(); !a.IsMulticast() {
+				return a
+			}
+			return netip.Addr{}
+		}
+		oob = rest
+	}
+	return netip.Addr{}
+}
+
+// control returns what has the system send from an address.
+func (l *localAddrs) control(from netip.Addr) []byte {
+	if l.v6 {
+		return unix.PktInfo6(&unix.Inet6Pktinfo{Addr: from.As16()})
+	}
+	return unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: from.As4()})
+}

@@ -1,0 +1,195 @@
+package ingress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"adit/internal/backoff"
+	"adit/internal/datagrams"
+	"adit/internal/relay"
+	"adit/policy"
+	"adit/tunnel"
+)
+
+// socketBuffer is asked of the system for what waits to be read from a port, and
+// to be sent; it may give less.
+const socketBuffer = 1 << 20
+
+// errFull is why a visitor has no stream when there are too many.
+var errFull = errors.New("too many visitors")
+
+// A udpPort is an open port.
+type udpPort struct {
+	of     *UDP
+	key    string // for the Router
+	socket *net.UDPConn
+	bound  netip.AddrPort
+	local  localAddrs
+	flows  *datagrams.Flows[udpKey]
+	ctx    context.Context // of its visitors
+	stop   context.CancelFunc
+	ended  chan struct{} // closed when the loop that reads has ended
+}
+
+// A udpKey tells visitors apart.
+type udpKey struct {
+	from netip.AddrPort
+	to   netip.Addr // zero if the system does not tell
+}
+
+// A udpStream is a visitor's.
+type udpStream struct {
+	net.Conn
+	visit visit
+}
+
+func newUDPPort(u *UDP, key string, socket *net.UDPConn) *udpPort {
+	socket.SetReadBuffer(socketBuffer)
+	socket.SetWriteBuffer(socketBuffer)
+	p := &udpPort{of: u, key: key, socket: socket, ended: make(chan struct{})}
+	bound := socket.LocalAddr().(*net.UDPAddr).AddrPort()
+	p.bound = netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port())
+	if p.bound.Addr().IsUnspecified() {
+		p.local.ask(socket)
+	}
+	p.ctx, p.stop = context.WithCancel(context.Background())
+	p.flows = datagrams.NewFlows(p.ctx, datagrams.FlowOptions[udpKey]{
+		Open:       p.openStream,
+		Abort:      p.abort,
+		Max:        u.opts.MaxVisitorsPerPort,
+		Idle:       u.opts.Idle,
+		Unanswered: u.opts.Unanswered,
+		Ended:      p.left,
+	})
+	return p
+}
+
+func (p *udpPort) addr() netip.AddrPort { return p.bound }
+
+func (p *udpPort) close() {
+	p.stop()
+	p.socket.Close()
+	<-p.ended
+	p.flows.Wait()
+}
+
+// read takes datagrams in until the socket is closed.
+func (p *udpPort) read() {
+	c := &p.of.counters
+	buf := make([]byte, datagrams.MaxLen)
+	var oob [oobSize]byte
+	pause := backoff.Backoff{Min: time.Millisecond, Max: time.Second}
+	for {
+		n, oobn, _, from, err := p.socket.ReadMsgUDPAddrPort(buf, oob[:])
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // some systems tell of what nobody took; or memory is short
+			if pause.Wait(p.ctx) != nil {
+				return
+			}
+			continue
+		}
+		pause.Reset()
+		c.datagramsIn.Add(1)
+		k := udpKey{netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), p.bound.Addr()}
+		if k.to.IsUnspecified() {
+			k.to = p.local.of(oob[:oobn])
+		}
+		if k.from.Port() == 0 || k.from == netip.AddrPortFrom(k.to, p.bound.Port()) {
+			c.dropped.Add(1) // nobody is there to be answered, or it is this port itself
+			continue
+		}
+		if !p.flows.Send(k, buf[:n], func(b []byte) error { return p.answer(k, b) }) {
+			c.dropped.Add(1)
+		}
+	}
+}
+
+// answer sends a datagram to a visitor, from where it has sent to.
+func (p *udpPort) answer(k udpKey, b []byte) error {
+	var err error
+	if k.to.IsValid() && p.bound.Addr().IsUnspecified() {
+		_, _, err = p.socket.WriteMsgUDPAddrPort(b, p.local.control(k.to), k.from)
+	} else {
+		_, err = p.socket.WriteToUDPAddrPort(b, k.from)
+	}
+	if err != nil {
+		p.of.counters.unsent.Add(1)
+		return err
+	}
+	p.of.counters.datagramsOut.Add(1)
+	return nil
+}
+
+// openStream opens the stream of a visitor.
+func (p *udpPort) openStream(ctx context.Context, k udpKey) (net.Conn, error) {
+	u := p.of
+	begin := time.Now()
+	if u.visitors.Add(1) > int64(u.opts.MaxVisitors) {
+		u.visitors.Add(-1)
+		u.counters.turnedAway.Add(1)
+		return nil, errFull
+	}
+	u.counters.accepted.Add(1)
+	o := opener{u.opts.Router, u.guard.Load(), u.opts.OpenTimeout, &u.counters.streams}
+	info := tunnel.StreamInfo{Protocol: "udp", Visitor: k.from}
+	if k.to.IsValid() {
+		info.Local = netip.AddrPortFrom(k.to, p.bound.Port())
+	}
+	stream, info, id, err := o.open(ctx, p.key, info)
+	done := visit{Finished{Remote: k.from, Host: p.key, Proto: ProtoUDP, ID: id, Service: info.Service}, begin}
+	if err == nil {
+		return &udpStream{stream, done}, nil
+	}
+	u.visitors.Add(-1)
+	u.counters.fail(err)
+	u.opts.Logger.Debug("visitor dropped: no stream", "remote", k.from.String(), "port", p.key, "err", err, "dur", time.Since(begin))
+	u.tell(&done, err, datagrams.Carried{})
+	if _, denied := errors.AsType[*policy.Denied](err); denied {
+		err = fmt.Errorf("%w: %w", datagrams.ErrForget, err) // its place is for those who may enter
+	}
+	return nil, err
+}
+
+// abort ends the stream of a visitor that is forgotten.
+func (p *udpPort) abort(stream net.Conn) {
+	code, reason := tunnel.ResetTimeout, "no datagram for too long"
+	if p.ctx.Err() != nil {
+		code, reason = tunnel.ResetCancelled, "port closed"
+	}
+	tunnel.Abort(stream.(*udpStream).Conn, code, reason)
+}
+
+// left takes note of a visitor whose stream has ended.
+func (p *udpPort) left(k udpKey, stream net.Conn, c datagrams.Carried) {
+	u := p.of
+	u.visitors.Add(-1)
+	u.counters.received.Add(uint64(c.Sent))
+	u.counters.sent.Add(uint64(c.Received))
+	var late error // see tunnel.EarlyOpener
+	if no, ok := errors.AsType[*tunnel.RefusedError](c.Err); ok {
+		late = no
+		u.counters.fail(no)
+	}
+	done := &stream.(*udpStream).visit
+	u.opts.Logger.Debug("visitor left", "remote", k.from.String(), "port", p.key, "tunnel", string(done.ID), "service", done.Service,
+		"dur", time.Since(done.begin), "sent", c.Sent, "received", c.Received, "err", c.Err)
+	u.tell(done, late, c)
+}
+
+// tell tells of a visitor who has gone. err is why it got no stream.
+func (u *UDP) tell(done *visit, err error, c datagrams.Carried) {
+	if u.opts.OnVisit == nil {
+		return
+	}
+	if c.Received == 0 && !u.untold.allow(time.Now()) {
+		u.counters.untold.Add(1)
+		return
+	}
+	u.opts.OnVisit(done.done(err, relay.Result{AtoB: c.Sent, BtoA: c.Received}))
+}
