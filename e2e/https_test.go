@@ -100,6 +100,35 @@ func TestHTTPSWithCurl(t *testing.T) {
 	}
 }
 
+// TestExpectContinueWithCurl lets curl hold a body back for half a minute, or
+// until it is told to go on.
+func TestExpectContinueWithCurl(t *testing.T) {
+	t.Parallel()
+	need(t, "curl")
+	s := startTLS(t)
+	up := upstream(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/no" {
+			http.Error(w, "no", http.StatusUnauthorized)
+			return
+		}
+		n, _ := io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, n, " ")
+	})
+	s.agent(t, "http", up, "--id", "plain")
+	s.agent(t, "http", up, "--id", "rules", "--request-header", "X-Env: dev")
+	for _, version := range []string{"--http1.1", "--http2"} {
+		for _, id := range []string{"plain", "rules"} {
+			for _, tt := range []struct{ path, want string }{{"/", "5 200"}, {"/no", "no\n401"}} {
+				began := time.Now()
+				got := s.curl(t, version, "--expect100-timeout", "30", "-H", "Expect: 100-continue", "--data", "hello", "-w", "%{http_code}", s.url(id+"."+domain)+tt.path)
+				if took := time.Since(began); got != tt.want || took > 15*time.Second {
+					t.Errorf("%s %s%s: got %q after %v, want %q at once", version, id, tt.path, got, took, tt.want)
+				}
+			}
+		}
+	}
+}
+
 func TestHTTP2WithoutTLSWithCurl(t *testing.T) {
 	t.Parallel()
 	curl := need(t, "curl")

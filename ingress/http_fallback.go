@@ -31,7 +31,7 @@ type fallback struct {
 	relay httputil.ReverseProxy
 
 	mu         sync.Mutex // guards the fields below
-	transports map[transportKey]*http.Transport
+	transports map[transportKey]*pooled
 }
 
 // A routed is what is known of a request in the fallback.
@@ -62,7 +62,7 @@ func routedOf(r *http.Request) *routed { return r.Context().Value(routedKey{}).(
 
 func (f *fallback) init(h *HTTP) {
 	f.h = h
-	f.transports = make(map[transportKey]*http.Transport)
+	f.transports = make(map[transportKey]*pooled)
 	f.relay = httputil.ReverseProxy{
 		Rewrite:        f.rewrite,
 		Transport:      f,

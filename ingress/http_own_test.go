@@ -97,6 +97,41 @@ func TestOwn(t *testing.T) {
 	}
 }
 
+// In the fallback, too, it is the upstream that says 100 Continue, if anybody.
+func TestExpectContinueInFallback(t *testing.T) {
+	t.Parallel()
+	m := startUpstream(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/no" {
+			w.Header().Set("Connection", "close")
+			http.Error(w, "no", http.StatusForbidden)
+			return
+		}
+		w.WriteHeader(http.StatusEarlyHints)
+		body, _ := io.ReadAll(r.Body) // net/http sends 100 Continue now
+		w.Write(body)
+	}))
+	own := func(r *http.Request) http.Handler {
+		if r.URL.Path != "/_adit/own" {
+			return nil
+		}
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "own") })
+	}
+	_, addr := startHTTP(t, HTTPOptions{Router: always(m), Own: own})
+	c := dial(t, addr)
+	c.send("GET /_adit/own HTTP/1.1\r\nHost: any\r\n\r\n") // the conn is package net/http's from now on
+	c.response("GET")
+	c.send("POST / HTTP/1.1\r\nHost: web\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+	c.expect("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n")
+	c.send("hello")
+	if resp, body := c.response("POST"); resp.StatusCode != 200 || body != "hello" {
+		t.Errorf("got %d %q, want 200 hello", resp.StatusCode, body)
+	}
+	c.send("POST /no HTTP/1.1\r\nHost: web\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+	if resp, _ := c.response("POST"); resp.StatusCode != 403 || !resp.Close {
+		t.Errorf("refused: %d close %v, want 403 and close", resp.StatusCode, resp.Close)
+	}
+}
+
 // A messageTunnel carries HTTP messages and no streams.
 type messageTunnel struct{ tunnel.Tunnel }
 

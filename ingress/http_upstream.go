@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"adit/internal/expect"
 	"adit/tunnel"
 )
 
@@ -168,7 +169,8 @@ func (f *fallback) send(to Target, r *http.Request) (*http.Response, error) {
 	if to.PerVisitor {
 		r.URL.Host = hostFor(f.visitorOf(routedOf(r).in))
 	}
-	resp, err := f.transport(transportKey{streamKey{to.Tunnel, to.Service}, to.HTTP2}).RoundTrip(r)
+	t := f.transport(transportKey{streamKey{to.Tunnel, to.Service}, to.HTTP2})
+	resp, err := t.RoundTrip(t.expects.Ask(r))
 	if err != nil && isNotHTTP(err) {
 		return nil, &badResponse{err}
 	}
@@ -187,8 +189,14 @@ func isNotHTTP(err error) bool {
 	return slices.ContainsFunc(notHTTP, func(s string) bool { return strings.Contains(text, s) })
 }
 
+// A pooled is a transport that pools the streams of a tunnel's service.
+type pooled struct {
+	*http.Transport
+	expects expect.Upstream
+}
+
 // transport returns what pools the streams of a tunnel's service.
-func (f *fallback) transport(key transportKey) *http.Transport {
+func (f *fallback) transport(key transportKey) *pooled {
 	f.mu.Lock()
 	t := f.transports[key]
 	if t == nil {
@@ -202,7 +210,7 @@ func (f *fallback) transport(key transportKey) *http.Transport {
 
 // watch ends idle streams when the tunnel is not available: an agent that
 // drains waits for them.
-func (f *fallback) watch(tun tunnel.Tunnel, t *http.Transport) {
+func (f *fallback) watch(tun tunnel.Tunnel, t *pooled) {
 	a, ok := tun.(tunnel.Availability)
 	if !ok {
 		return
@@ -214,8 +222,8 @@ func (f *fallback) watch(tun tunnel.Tunnel, t *http.Transport) {
 	})
 }
 
-func (f *fallback) newTransport(key transportKey) *http.Transport {
-	t := &http.Transport{
+func (f *fallback) newTransport(key transportKey) *pooled {
+	t := &pooled{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, f.h.opts.OpenTimeout)
 			defer cancel()
@@ -231,9 +239,10 @@ func (f *fallback) newTransport(key transportKey) *http.Transport {
 		MaxIdleConns:           f.h.opts.MaxIdleStreams,
 		MaxIdleConnsPerHost:    f.h.opts.MaxIdleStreams,
 		IdleConnTimeout:        idleLimit,
+		ExpectContinueTimeout:  expect.Wait,
 		ResponseHeaderTimeout:  f.h.opts.ResponseTimeout,
 		MaxResponseHeaderBytes: int64(f.h.opts.MaxHeadBytes),
-	}
+	}}
 	if _, once := key.tunnel.(oneRequest); once {
 		t.MaxIdleConnsPerHost = -1 // unlike DisableKeepAlives it does not show in requests
 	}

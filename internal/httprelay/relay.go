@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"adit/internal/errorpage"
+	"adit/internal/expect"
 	"adit/internal/headerrule"
 	"adit/internal/http1"
 	"adit/internal/webhook"
@@ -33,9 +34,8 @@ const (
 	// close them at any time, and a POST that meets that cannot be repeated.
 	idleTimeout = time.Second
 
-	continueTimeout = time.Second
-	maxHead         = 64 << 10
-	copyBuffer      = 32 << 10
+	maxHead    = 64 << 10
+	copyBuffer = 32 << 10
 )
 
 // Options configures a Relay.
@@ -73,6 +73,7 @@ type Relay struct {
 	handler  http.Handler
 	http1    *http.Transport
 	http2    *http.Transport
+	expects  expect.Upstream
 	upstream httputil.ReverseProxy
 }
 
@@ -143,7 +144,7 @@ func (r *Relay) transport(http2 bool) *http.Transport {
 		DisableCompression:     true, // bodies pass unchanged
 		MaxIdleConnsPerHost:    256,
 		IdleConnTimeout:        idleTimeout,
-		ExpectContinueTimeout:  continueTimeout,
+		ExpectContinueTimeout:  expect.Wait,
 		MaxResponseHeaderBytes: maxHead,
 	}
 	// The upstream gets the version that the server has chosen for it.
@@ -154,6 +155,7 @@ func (r *Relay) transport(http2 bool) *http.Transport {
 
 // RoundTrip is for the ReverseProxy.
 func (r *Relay) RoundTrip(req *http.Request) (*http.Response, error) {
+	req = r.expects.Ask(req)
 	if req.ProtoMajor == 2 {
 		return r.http2.RoundTrip(req)
 	}

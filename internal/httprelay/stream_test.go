@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"adit/internal/expect"
 )
 
 // A response reaches the visitor while the upstream is still at it, and the
@@ -139,6 +141,33 @@ func TestInterimAndExpect(t *testing.T) {
 	got := exchange(t, relay(t, addr, nil), "POST / HTTP/1.1\r\nHost: web\r\nExpect: 100-continue\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
 	if !strings.Contains(got, "HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n") || !strings.HasSuffix(got, "\r\n\r\n5") {
 		t.Errorf("got %q", got)
+	}
+}
+
+// An upstream that never says 100 Continue makes one visitor wait, and not each.
+func TestExpectInVain(t *testing.T) {
+	t.Parallel()
+	addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		io.CopyN(io.Discard, rw, 5)
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
+	}))
+	at := relay(t, addr, nil)
+	began := time.Now()
+	const requests = 5
+	for range requests {
+		got := exchange(t, at, "POST / HTTP/1.1\r\nHost: web\r\nExpect: 100-continue\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
+		if !strings.HasSuffix(got, "\r\n\r\nok") {
+			t.Errorf("got %q, want the upstream's answer", got)
+		}
+	}
+	if took := time.Since(began); took > requests*expect.Wait/2 {
+		t.Errorf("%d requests took %v, want little more than %v", requests, took, expect.Wait)
 	}
 }
 
