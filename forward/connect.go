@@ -27,8 +27,7 @@ func (g *greeter) connect(ctx context.Context, c net.Conn, br *bufio.Reader) {
 		c.Close()
 		return
 	}
-	c.SetDeadline(time.Time{})
-	stream, err := g.dial(ctx, c, t)
+	stream, err := g.dialAsked(ctx, c, br, t)
 	if err != nil {
 		c.SetDeadline(time.Now().Add(greetingTimeout))
 		answerConnect(c, connectStatus(err), err.Error())
@@ -54,7 +53,7 @@ func readConnect(br *bufio.Reader) (t tunnel.Target, status int, err error) {
 	target, version, ok := strings.Cut(rest, " ")
 	switch {
 	case !ok || !strings.HasPrefix(version, "HTTP/1."):
-		return t, 400, errors.New("this is neither SOCKS5 nor HTTP/1")
+		return t, 400, errNeither
 	case method != "CONNECT":
 		return t, 405, fmt.Errorf("method %.20q: CONNECT is allowed", method)
 	}
@@ -78,7 +77,10 @@ func readConnect(br *bufio.Reader) (t tunnel.Target, status int, err error) {
 	return t, 0, nil
 }
 
-var errLongHead = errors.New("the head of the request is too long")
+var (
+	errLongHead = errors.New("the head of the request is too long")
+	errNeither  = errors.New("this is neither SOCKS5 nor HTTP/1")
+)
 
 // readLine reads a line of a head of which n bytes were read, and returns it
 // without its end.

@@ -10,8 +10,8 @@
 // On the server a Dialer connects the streams, by the rules of the agent's
 // credential, which it asks about the very address that it dials:
 //
-//	d := forward.NewDialer(forward.DialerOptions{})
-//	conn, err := d.Dial(ctx, target, scope.AllowsForward)
+//	var d forward.Dialer
+//	conn, err := d.Dial(ctx, target, forward.Rules{scope})
 //
 // What is written on streams of datagrams is in docs/protocol/native.md.
 package forward

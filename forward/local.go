@@ -213,7 +213,11 @@ func (l *Local) dial(ctx context.Context, c net.Conn, t tunnel.Target) (net.Conn
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	stream, err := l.opts.Open(ctx, t)
-	if err != nil {
+	switch {
+	case err == nil:
+	case context.Cause(ctx) == errLeft:
+		l.log.Debug("forward given up", "target", t.String(), "remote", c.RemoteAddr().String())
+	default:
 		l.log.Warn("forward failed", "target", t.String(), "remote", c.RemoteAddr().String(), "err", err)
 	}
 	return stream, err

@@ -246,6 +246,81 @@ func TestConnect(t *testing.T) {
 	}
 }
 
+// Who speaks something else hears so at once.
+func TestSocksOfAnotherKind(t *testing.T) {
+	t.Parallel()
+	at := serve(t, "socks", fakeServer)
+	for _, tt := range []struct{ name, in, want string }{
+		{"SOCKS4", "0401 0007 0a000001 00", "005b 0000 00000000"},
+		{"TLS", "160301", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			c := dial(t, at)
+			begin := time.Now()
+			c.Write(fromHex(t, tt.in))
+			want := []byte{}
+			if tt.want != "" {
+				want = fromHex(t, tt.want)
+			}
+			if got, err := io.ReadAll(c); err != nil && !errors.Is(err, syscall.ECONNRESET) || !bytes.Equal(got, want) {
+				t.Errorf("got %x, %v, want %x", got, err, want)
+			}
+			if took := time.Since(begin); took > 5*time.Second {
+				t.Errorf("it took %s", took)
+			}
+		})
+	}
+}
+
+// Who leaves before the target is connected keeps nothing busy. What comes early
+// is no sign of that, and is not lost.
+func TestSocksCallerLeaves(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ name, ask string }{
+		{"SOCKS5", "\x05\x01\x00\x05\x01\x00\x03\x04host\x00\x07"},
+		{"CONNECT", "CONNECT host:7 HTTP/1.1\r\n\r\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			opening, proceed := make(chan context.Context), make(chan struct{})
+			at := serve(t, "socks", func(ctx context.Context, target tunnel.Target) (net.Conn, error) {
+				opening <- ctx
+				select {
+				case <-proceed:
+					return fakeServer(ctx, target)
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			})
+			c := dial(t, at)
+			io.WriteString(c, tt.ask)
+			ctx := <-opening
+			c.Close()
+			select {
+			case <-ctx.Done():
+			case <-time.After(patience):
+				t.Error("the target is still being connected")
+			}
+
+			c = dial(t, at)
+			io.WriteString(c, tt.ask)
+			<-opening
+			io.WriteString(c, "early")
+			close(proceed)
+			want := "\x05\x00\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00early"
+			if tt.name == "CONNECT" {
+				want = "HTTP/1.1 200 Connection established\r\n\r\nearly"
+			}
+			got := make([]byte, len(want))
+			if _, err := io.ReadFull(c, got); err != nil || string(got) != want {
+				t.Errorf("got %q, %v, want %q", got, err, want)
+			}
+			echoes(t, c)
+		})
+	}
+}
+
 func TestStdio(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer

@@ -18,6 +18,7 @@ import (
 // SOCKS, RFC 1928.
 const (
 	socksVersion = 5
+	socks4       = 4 // which has no document; 0 and 91 are its refusal
 
 	socksNoAuth       = 0x00
 	socksNoAcceptable = 0xff
@@ -80,12 +81,12 @@ func (g *greeter) socks5(ctx context.Context, c net.Conn, br *bufio.Reader) {
 		c.Close()
 		return
 	}
-	c.SetDeadline(time.Time{})
 	if command == socksAssociate {
+		c.SetDeadline(time.Time{})
 		g.associate(ctx, c)
 		return
 	}
-	stream, err := g.dial(ctx, c, t)
+	stream, err := g.dialAsked(ctx, c, br, t)
 	if err != nil {
 		c.SetDeadline(time.Now().Add(greetingTimeout))
 		c.Write(appendSocksReply(nil, socksReply(err), netip.AddrPort{}))

@@ -20,7 +20,7 @@ import (
 const (
 	maxForwards    = 10000 // streams of agents to targets, of all sessions together
 	maxForwardsUDP = 256   // those of one session that carry datagrams
-	maxDials       = 64    // targets that are dialled for one session at a time
+	maxDials       = 256   // targets that are dialled for one session at a time
 )
 
 // forwards are the streams that agents have opened to targets.
@@ -81,14 +81,27 @@ func (b *binder) forward(f dialect.Forwarder) {
 		if err != nil {
 			return
 		}
-		b.forwards.Go(func() {
-			select {
-			case dials <- struct{}{}:
-				b.serveForward(ctx, in, sync.OnceFunc(func() { <-dials }), udp)
-			case <-b.tunnel.Done():
-				in.Close()
-			}
-		})
+		b.forwards.Go(func() { b.connectForward(ctx, in, dials, udp) })
+	}
+}
+
+// connectForward serves one stream when it is its turn to be dialled, unless the
+// agent has given it up by then. ctx bounds the dial.
+func (b *binder) connectForward(ctx context.Context, in tunnel.Asked, dials chan struct{}, udp *atomic.Int32) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() { cancel(in.WaitGivenUp(ctx)) })
+	dialled := sync.OnceFunc(func() {
+		cancel(nil)
+		watch.Wait()
+		<-dials
+	})
+	select {
+	case dials <- struct{}{}:
+		b.serveForward(ctx, in, dialled, udp)
+	case <-ctx.Done():
+		watch.Wait()
+		in.Close()
 	}
 }
 
@@ -119,6 +132,14 @@ func (b *binder) serveForward(ctx context.Context, in tunnel.Asked, dialled func
 		}
 	}
 	out, id, err := b.dialForward(ctx, target)
+	if ctx.Err() != nil {
+		log.Debug("forward given up", "target", target.String(), "err", context.Cause(ctx))
+		if err == nil {
+			out.Close()
+		}
+		in.Close()
+		return
+	}
 	if err != nil {
 		refuse(err)
 		return

@@ -323,6 +323,32 @@ func (st *Stream) WaitAccepted(ctx context.Context) error {
 	return nil
 }
 
+// WaitGivenUp waits until the other side wants nothing of the stream any more,
+// or ctx ends: then its error is ctx's, and otherwise why the stream ended. It
+// is for those who accept a stream after some time; what the other side sends
+// meanwhile is kept.
+func (st *Stream) WaitGivenUp(ctx context.Context) error {
+	s := st.s
+	stop := context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		st.wcond.Broadcast()
+	})
+	defer stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ctx.Err() == nil {
+		if s.err != nil {
+			return s.err
+		}
+		if st.werr != nil {
+			return st.werr
+		}
+		st.wcond.Wait()
+	}
+	return context.Cause(ctx)
+}
+
 // CloseWrite ends the sending direction: the other side reads io.EOF behind
 // what was written.
 func (st *Stream) CloseWrite() error {

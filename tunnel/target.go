@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -94,6 +95,10 @@ type Asked interface {
 
 	// Target is what the agent asked for, unchecked.
 	Target() Target
+
+	// WaitGivenUp waits until the agent does not want the stream any more,
+	// which has an error that says why, or until ctx ends, which has its error.
+	WaitGivenUp(ctx context.Context) error
 
 	// Accept tells the agent that the target is connected.
 	Accept() error

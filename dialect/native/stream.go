@@ -1,6 +1,7 @@
 package native
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -64,6 +65,10 @@ type askedStream struct {
 var _ tunnel.Asked = (*askedStream)(nil)
 
 func (s *askedStream) Target() tunnel.Target { return s.target }
+
+func (s *askedStream) WaitGivenUp(ctx context.Context) error {
+	return translate(s.Stream.WaitGivenUp(ctx))
+}
 
 // translate puts a session's error in the terms of package tunnel.
 func translate(err error) error {
