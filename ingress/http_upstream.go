@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"slices"
 	"strings"
 	"sync"
@@ -102,18 +103,37 @@ type givenUpError struct{ err error }
 func (e *givenUpError) Error() string { return e.err.Error() }
 func (e *givenUpError) Unwrap() error { return e.err }
 
-// sendWhileAlive is send. Where the request may be sent again, it fails with a
-// *givenUpError when the target is given up before it answers.
+// sendWhileAlive is send. As long as the request may be sent again, it fails
+// with a *givenUpError when the target is given up before it answers: that is
+// until a stream has the request, or always if a second delivery does no harm.
 func (f *fallback) sendWhileAlive(to Target, r *http.Request, noBody bool) (*http.Response, error) {
-	if to.Alive == nil || !noBody || !idempotent([]byte(r.Method)) {
+	twice := noBody && idempotent([]byte(r.Method))
+	_, itself := to.Tunnel.(http.RoundTripper) // it does not tell when it has the request
+	if to.Alive == nil || itself && !twice {
 		return f.send(to, r)
 	}
 	// It ends with the request, for the response's body is read under it.
 	ctx, cancel := context.WithCancel(r.Context())
-	wait := context.AfterFunc(to.Alive, cancel)
-	resp, err := f.send(to, r.WithContext(ctx))
+	var mu sync.Mutex
+	given := false // to a stream
+	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) {
+		mu.Lock()
+		given = true
+		mu.Unlock()
+	}}
+	wait := context.AfterFunc(to.Alive, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if twice || !given {
+			cancel()
+		}
+	})
+	resp, err := f.send(to, r.WithContext(httptrace.WithClientTrace(ctx, trace)))
+	waited := !wait()
+	mu.Lock()
+	defer mu.Unlock()
 	switch {
-	case wait():
+	case !waited, given && !twice:
 		return resp, err
 	case err == nil:
 		resp.Body.Close()
