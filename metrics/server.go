@@ -57,6 +57,20 @@ var (
 	tcpReceived     = serverFamily.counter("adit_tcp_received_bytes_total", "Bytes from TCP visitors, once they have left.")
 	tcpSent         = serverFamily.counter("adit_tcp_sent_bytes_total", "Bytes to TCP visitors, once they have left.")
 
+	udpPorts        = serverFamily.gauge("adit_udp_ports", "Public UDP ports that are open.")
+	udpPortsLimit   = serverFamily.gauge("adit_udp_ports_limit", "How many public UDP ports there are to give out.")
+	udpVisitors     = serverFamily.gauge("adit_udp_visitors", "UDP visitors: addresses and ports that have a stream, or wait for one.")
+	udpLimit        = serverFamily.gauge("adit_udp_visitors_limit", "How many UDP visitors there may be.")
+	udpLimitPerPort = serverFamily.gauge("adit_udp_visitors_per_port_limit", "How many UDP visitors there may be for each port.")
+	udpAccepted     = serverFamily.counter("adit_udp_visitors_total", "UDP visitors so far.")
+	udpTurnedAway   = serverFamily.counter("adit_udp_visitors_turned_away_total", "UDP visitors over the limit of all ports.")
+	udpUntold       = serverFamily.counter("adit_udp_visitors_unlogged_total", "UDP visitors without an answer that were too many for the access log.")
+	udpErrors       = serverFamily.counter("adit_udp_errors_total", "UDP visitors for whom there was no stream, by the code of errors.md.", "code")
+	udpReceived     = serverFamily.counter("adit_udp_received_bytes_total", "Bytes of datagrams from UDP visitors, once they are forgotten.")
+	udpSent         = serverFamily.counter("adit_udp_sent_bytes_total", "Bytes of datagrams to UDP visitors, once they are forgotten.")
+	udpDatagrams    = serverFamily.counter("adit_udp_datagrams_total", "Datagrams of UDP visitors, by direction: received (dropped ones among them), sent.", "direction")
+	udpDropped      = serverFamily.counter("adit_udp_datagrams_dropped_total", "Of these, datagrams that were dropped, by direction: received (no room), sent (the system did not take them).", "direction")
+
 	tlsHandshakes      = serverFamily.gauge("adit_tls_handshakes", "Visitors with TLS whose handshake is not over.")
 	tlsHandshakesLimit = serverFamily.gauge("adit_tls_handshakes_limit", "How many visitors with TLS may be in their handshake. For one more, the oldest has to go.")
 	tlsAccepted        = serverFamily.counter("adit_tls_visitors_total", "Connections to the port for TLS so far.")
@@ -129,11 +143,12 @@ func (c *serverCollector) Collect(ch chan<- prometheus.Metric) {
 	sendBool(ch, draining, st.Draining)
 	collectHTTP(ch, &st.HTTP)
 	collectTCP(ch, &st.TCP)
+	collectUDP(ch, &st.UDP)
 	collectTLS(ch, &st)
 	collectAgents(ch, &st)
 
 	send(ch, streams, st.Streams)
-	for door, s := range map[string]ingress.StreamStats{"http": st.HTTP.Streams, "tcp": st.TCP.Streams, "tls": st.TLS.Streams} {
+	for door, s := range map[string]ingress.StreamStats{"http": st.HTTP.Streams, "tcp": st.TCP.Streams, "udp": st.UDP.Streams, "tls": st.TLS.Streams} {
 		send(ch, streamsOpened, s.Opened, door)
 		for reason, n := range s.Refused {
 			send(ch, streamsRefused, n, door, reason)
@@ -218,6 +233,26 @@ func collectTCP(ch chan<- prometheus.Metric, st *ingress.TCPStats) {
 	}
 	send(ch, tcpReceived, st.Received)
 	send(ch, tcpSent, st.Sent)
+}
+
+func collectUDP(ch chan<- prometheus.Metric, st *ingress.UDPStats) {
+	send(ch, udpPorts, st.Ports)
+	send(ch, udpPortsLimit, st.MaxPorts)
+	send(ch, udpVisitors, st.Visitors)
+	send(ch, udpLimit, st.MaxVisitors)
+	send(ch, udpLimitPerPort, st.MaxVisitorsPerPort)
+	send(ch, udpAccepted, st.Accepted)
+	send(ch, udpTurnedAway, st.TurnedAway)
+	send(ch, udpUntold, st.Untold)
+	for code, n := range st.Failed {
+		send(ch, udpErrors, n, code)
+	}
+	send(ch, udpReceived, st.Received)
+	send(ch, udpSent, st.Sent)
+	send(ch, udpDatagrams, st.DatagramsReceived, "received")
+	send(ch, udpDatagrams, st.DatagramsSent, "sent")
+	send(ch, udpDropped, st.Dropped, "received")
+	send(ch, udpDropped, st.Unsent, "sent")
 }
 
 func collectTLS(ch chan<- prometheus.Metric, all *server.Stats) {
