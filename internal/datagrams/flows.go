@@ -257,6 +257,7 @@ func (f *Flows[K]) answer(fl *flow[K]) {
 	if fl.at != nil {
 		f.unanswered.Remove(fl.at)
 		f.enterLocked(fl, &f.answered)
+		fl.idle.Reset(f.opts.Idle) // looks again
 	}
 }
 
