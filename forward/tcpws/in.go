@@ -58,6 +58,7 @@ func (l *link) in() {
 // accuse ends the link for a fault of the other side, and lets that know.
 func (l *link) accuse(payload []byte, err error) {
 	l.close(payload)
+	l.endSending()
 	l.lose(err)
 	abort(l.tcp.Conn)
 	l.ws.SetReadDeadline(time.Now().Add(drainTime))

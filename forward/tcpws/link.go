@@ -2,6 +2,7 @@ package tcpws
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"log"
@@ -116,6 +117,14 @@ func (l *link) fail(err error) {
 	}
 	abort(l.tcp.Conn)
 	l.ws.Close()
+}
+
+// endSending ends the WebSocket's conn our way, so that the other side need not
+// wait for us; what it sends is still read.
+func (l *link) endSending() {
+	if hc, ok := l.ws.Conn.(interface{ CloseWrite() error }); ok {
+		hc.CloseWrite()
+	}
 }
 
 // lose is for a direction that has failed, or will, while the other may still
@@ -314,6 +323,9 @@ func (l *link) ended() (in, out bool) {
 
 // peerShut acts on a close frame of the other side.
 func (l *link) peerShut(payload []byte) {
+	if !wsframe.IsClose(payload) {
+		payload = binary.BigEndian.AppendUint16(nil, wsframe.CloseProtocol)
+	}
 	in, _ := l.ended()
 	if l.features.ends && !in {
 		l.close(payload)
@@ -321,6 +333,7 @@ func (l *link) peerShut(payload []byte) {
 		return
 	}
 	l.close(payload)
+	l.endSending()
 	if !in {
 		l.endIn()
 	}
@@ -364,6 +377,7 @@ func (l *link) out() {
 		} else {
 			l.close(nil)
 		}
+		l.endSending()
 		l.lose(err)
 		abort(l.tcp.Conn)
 	default:

@@ -288,12 +288,20 @@ func TestMalformedFrames(t *testing.T) {
 		"fragmented ping":         {"\x09\x80\x00\x00\x00\x00", 1002},
 		"text":                    {"\x81\x84\x00\x00\x00\x00text", 0},
 		"long text":               {"\x81\xfe\xff\xff\x00\x00\x00\x00", 0},
+		"half a close code":       {"\x88\x81\x00\x00\x00\x00\x03", 1002},
+		"close code 1005":         {"\x88\x82\x00\x00\x00\x00\x03\xed", 1002},
+		"close code 5":            {"\x88\x82\x00\x00\x00\x00\x00\x05", 1002},
+		"close code 1001":         {"\x88\x82\x00\x00\x00\x00\x03\xe9", 1001},
+		"close text is no text":   {"\x88\x83\x00\x00\x00\x00\x03\xe8\xff", 1002},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, _ := p.handshake(t, "")
 			io.WriteString(c, tt.frame)
-			c.(*net.TCPConn).CloseWrite()
-			got, _ := io.ReadAll(c)
+			began := time.Now()
+			got, err := io.ReadAll(c)
+			if dur := time.Since(began); err != nil || dur > drainTime/2 {
+				t.Errorf("got %v after %v, want an end at once", err, dur)
+			}
 			want := "\x88\x00"
 			if tt.code != 0 {
 				want = string([]byte{byte(tt.code >> 8), byte(tt.code)})

@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"unicode/utf8"
 )
 
 // Opcodes (RFC 6455, section 5.2). Control frames are those from Close on.
@@ -108,6 +109,19 @@ func Parse(b []byte) (h Header, n int, err error) {
 		h.Key = binary.LittleEndian.Uint32(b[end:])
 	}
 	return h, n, nil
+}
+
+// IsClose reports whether b may be the payload of a close frame: empty, or a code
+// that is for frames and perhaps a text (RFC 6455, sections 5.5.1 and 7.4).
+func IsClose(b []byte) bool {
+	if len(b) < 2 {
+		return len(b) == 0
+	}
+	switch code := binary.BigEndian.Uint16(b); {
+	case code < 1000, code >= 1004 && code <= 1006, code >= 1015 && code < 3000, code >= 5000:
+		return false
+	}
+	return utf8.Valid(b[2:])
 }
 
 // Append appends the header of a whole message, or of a control frame, with
