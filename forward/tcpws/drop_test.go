@@ -84,7 +84,7 @@ func TestLogOfRedirects(t *testing.T) {
 	}
 	defer c.Close()
 	who := c.LocalAddr().String()
-	got := lines.await(t, "403")
+	got := lines.await(t, "403 Forbidden")
 	want := fmt.Sprintf("%[1]s - Connecting to ws://%[2]s\n%[1]s - Redirect to ws://%[2]s/there\n%[1]s - Connecting to ws://%[2]s/there\n%[1]s - Error while dialing http://%[2]s: ", who, at)
 	if !strings.HasPrefix(got, want) {
 		t.Errorf("got the log\n%s\nwant\n%s", got, want)
