@@ -55,7 +55,7 @@ func readConnect(br *bufio.Reader) (t tunnel.Target, status int, err error) {
 	case !ok || !strings.HasPrefix(version, "HTTP/1."):
 		return t, 400, errNeither
 	case method != "CONNECT":
-		return t, 405, fmt.Errorf("method %.20q: CONNECT is allowed", method)
+		return t, 405, fmt.Errorf("method %.20q: CONNECT is allowed here, and SOCKS5", method)
 	}
 	for more := true; more; {
 		if line, n, err = readLine(br, n); err != nil {

@@ -348,7 +348,7 @@ func (p *program) patience(ctx context.Context) (done func()) {
 		defer wait.Stop()
 		select {
 		case <-wait.C:
-			fmt.Fprintln(p.out, "giving visitors some seconds to finish; Ctrl-C ends at once")
+			fmt.Fprintln(p.out, "giving connections some seconds to finish; Ctrl-C ends at once")
 		case <-over:
 		}
 	})

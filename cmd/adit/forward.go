@@ -85,7 +85,7 @@ func (p *program) socksCommand() *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			spec, err := forward.ParseSpec(strings.Join(append(args, "socks"), ":"))
 			if err != nil {
-				return usagef("%v", err)
+				return usagef("LOCAL %q: want a port from 1 to 65535, host:port or unix:/path", args[0])
 			}
 			return f.run(c.Context(), []forward.Spec{spec})
 		},
@@ -170,7 +170,7 @@ func (f *forwardFlags) run(ctx context.Context, specs []forward.Spec) error {
 	if err != nil {
 		return err
 	}
-	locals, err := listenAll(specs, forward.Options{Open: a.OpenTarget, Logger: d.log})
+	locals, err := listenAll(specs, forward.Options{Open: f.p.tellFailures(a.OpenTarget, d.log), Logger: d.log})
 	if err != nil {
 		return err
 	}
@@ -320,12 +320,17 @@ func (f *agentFlags) runStdio(ctx context.Context, target tunnel.Target) error {
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() { a.Run(ctx) })
-	err = forward.RelayStdio(ctx, a.OpenTarget, target, f.p.in, f.p.out)
-	if err == nil || ctx.Err() != nil {
+	opened := false
+	err = forward.RelayStdio(ctx, func(ctx context.Context, t tunnel.Target) (net.Conn, error) {
+		c, err := a.OpenTarget(ctx, t)
+		opened = err == nil
+		return c, err
+	}, target, f.p.in, f.p.out)
+	switch {
+	case err == nil || ctx.Err() != nil:
 		return nil
+	case opened:
+		return fmt.Errorf("%s: %s", strconv.Quote(target.String()), reason(err))
 	}
-	if re, ok := errors.AsType[*tunnel.RefusedError](err); ok {
-		return fmt.Errorf("%s: %s (%s)", strconv.Quote(target.String()), re.Reason, re.Code)
-	}
-	return fmt.Errorf("%s: %s", strconv.Quote(target.String()), reason(err))
+	return errors.New(openFailure(target, err))
 }

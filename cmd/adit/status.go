@@ -45,7 +45,8 @@ func (p *statusPrinter) next() int {
 
 // A standing is what was printed last for an agent.
 type standing struct {
-	urls []string // nil until it was connected
+	was  bool // connected before
+	urls []string
 	bad  []string // what was refused of its tunnels
 	away string   // why it is not connected; empty if it is
 }
@@ -65,7 +66,7 @@ func (p *statusPrinter) show(n int, s agent.State) {
 			a.away = "connection lost, trying again"
 			fmt.Fprintln(p.out, a.away)
 		case s.Wait == 0:
-		case a.urls == nil:
+		case !a.was:
 			p.away(a, "waiting for the server: "+reason(s.Err))
 		default:
 			p.away(a, "not connected, trying again: "+reason(s.Err))
@@ -87,9 +88,12 @@ func (p *statusPrinter) connected(a *standing, s agent.State) {
 	switch {
 	case !slices.Equal(urls, a.urls):
 		io.WriteString(p.out, text)
-	case a.away != "":
+	case a.away != "" && a.was:
 		fmt.Fprintln(p.out, "connected again")
+	case a.away != "":
+		fmt.Fprintln(p.out, "connected")
 	}
+	a.was = true
 	var bad []string
 	for i, err := range s.Errs {
 		if err != nil {
