@@ -84,28 +84,36 @@ const blindRead = 512
 
 // readBlind is readLoop for a carrier that cannot be waited for. A read that
 // fills the small buffer has left something behind, as a rule, which a larger
-// one takes.
+// one takes. Where the carrier can be parked it was, as a rule, and has
+// something now: for that a buffer is borrowed.
 func (l *link) readBlind(rr *recordReader) error {
-	small := make([]byte, blindRead)
-	more := false
 	_, parks := l.conn.(parker)
-	for {
-		if more {
-			n, _, err := l.readInto(rr, 1)
-			if err != nil {
-				return err
-			}
-			more = n >= blindRead
-			continue
+	var small []byte
+	if !parks {
+		small = make([]byte, blindRead)
+	}
+	for size := 0; ; {
+		heard := l.lastRecv.Load()
+		var n int
+		var err error
+		if size > 0 || small == nil {
+			n, _, err = l.readInto(rr, size)
+		} else {
+			n, err = l.conn.Read(small)
+			err = l.took(rr, small[:n], nil, err)
 		}
-		n, err := l.conn.Read(small)
-		more = n == blindRead
-		silence := sinceStart() - time.Duration(l.lastRecv.Load())
-		if err := l.took(rr, small[:n], nil, err); err != nil {
+		if err != nil {
 			return err
 		}
-		if parks && !more && silence > restAfter {
+		if parks && time.Duration(l.lastRecv.Load()-heard) > restAfter {
 			return errRest
+		}
+		if small == nil {
+			small = make([]byte, blindRead)
+		}
+		size = 0
+		if n >= blindRead {
+			size = 1
 		}
 	}
 }
