@@ -33,6 +33,14 @@ func (l *lane) serve(ctx context.Context, in tunnel.Incoming) {
 		in.Refuse(tunnel.RefuseUnknownService, "this agent has no such service")
 		return
 	}
+	if t.Upstream.UDP() != (in.Info().Protocol == "udp") {
+		reason := "this service takes connections, and no datagrams"
+		if t.Upstream.UDP() {
+			reason = "this service takes datagrams, and no connections: it is reached with /udp"
+		}
+		in.Refuse(tunnel.RefuseUnknownService, reason)
+		return
+	}
 	up, seen := t.Upstream, l.observe(in, t)
 	switch {
 	case up.ln != nil:

@@ -75,7 +75,7 @@ func checkTunnels(tunnels []Tunnel, none bool) error {
 		if t.Upstream.http2 && t.Kind != dialect.HTTP {
 			return fmt.Errorf("agent: tunnel %q: the upstream %s is for HTTP alone, and the tunnel is %s", t.ID, t.Upstream, t.Kind)
 		}
-		if t.Upstream.UDP() != (t.Kind == dialect.UDP) {
+		if t.Upstream.UDP() != (t.Kind == dialect.UDP) && t.Kind != dialect.Service {
 			return fmt.Errorf("agent: tunnel %q is %s, and its upstream %s: both are of udp, or none", t.ID, t.Kind, t.Upstream)
 		}
 		if t.Addr.IsValid() && t.Kind != dialect.TCP && t.Kind != dialect.UDP {

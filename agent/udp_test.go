@@ -148,6 +148,10 @@ func TestUDPStreams(t *testing.T) {
 		c.SetDeadline(time.Now().Add(patience))
 		return c
 	}
+	_, err = tun.OpenStream(t.Context(), tunnel.StreamInfo{Protocol: "tcp"})
+	if re, ok := errors.AsType[*tunnel.RefusedError](err); !ok || re.Code != tunnel.RefuseUnknownService {
+		t.Errorf("a connection to what takes datagrams: got %v, want it refused", err)
+	}
 	c := open()
 	in := datagrams.NewReader(c)
 	buf := make([]byte, datagrams.HeadLen+datagrams.MaxLen)
@@ -254,7 +258,12 @@ func TestSocksUpstream(t *testing.T) {
 	streams := make(chan agent.Stream, 10)
 	opts.OnStream = func(st agent.Stream) { streams <- st }
 	run(t, opts).until(agent.Connected)
-	c, err := (<-s.tunnels).OpenStream(t.Context(), tunnel.StreamInfo{Protocol: "tcp"})
+	tun := <-s.tunnels
+	_, err = tun.OpenStream(t.Context(), tunnel.StreamInfo{Protocol: "udp"})
+	if re, ok := errors.AsType[*tunnel.RefusedError](err); !ok || re.Code != tunnel.RefuseUnknownService {
+		t.Errorf("datagrams to what takes connections: got %v, want them refused", err)
+	}
+	c, err := tun.OpenStream(t.Context(), tunnel.StreamInfo{Protocol: "tcp"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,6 +292,7 @@ func TestCheckTunnels(t *testing.T) {
 	}{
 		{"udp", agent.Tunnel{Kind: dialect.UDP, Upstream: udp}, true},
 		{"udp on an address", agent.Tunnel{Kind: dialect.UDP, Addr: loopback, Upstream: udp}, true},
+		{"udp as a service", agent.Tunnel{Kind: dialect.Service, Name: "dns", Upstream: udp}, true},
 		{"udp to tcp", agent.Tunnel{Kind: dialect.UDP, Upstream: tcp}, false},
 		{"tcp to udp", agent.Tunnel{Kind: dialect.TCP, Upstream: udp}, false},
 		{"http on an address", agent.Tunnel{Kind: dialect.HTTP, Addr: loopback, Upstream: tcp}, false},

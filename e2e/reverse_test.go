@@ -33,8 +33,8 @@ func TestReverse(t *testing.T) {
 	}
 	atHome("socat", socat, "TCP-LISTEN:"+web+",bind=127.0.0.1,reuseaddr,fork", "EXEC:sh "+answer)
 
-	ssh, udp, udpHere, udpOwn, socks, lan := freePort(t), freePort(t), freePort(t), freePort(t), "1080", freePort(t)
-	s := startServerAt(t, "0.0.0.0", n.in(n.public), "--tcp-ports", ssh+","+socks, "--udp-ports", udp+","+udpHere+","+udpOwn, "--forward", "@office/*")
+	ssh, udp, udpHere, udpOwn, udpAway, socks, lan := freePort(t), freePort(t), freePort(t), freePort(t), freePort(t), "1080", freePort(t)
+	s := startServerAt(t, "0.0.0.0", n.in(n.public), "--tcp-ports", ssh+","+socks, "--udp-ports", udp+","+udpHere+","+udpOwn, "--forward", "@office/*,@names/dns")
 	home, public := n.in(n.home), n.in(n.public)
 	_, listen, _ := strings.Cut(s.addr, ":")
 	addr := publicIP + ":" + listen
@@ -42,7 +42,8 @@ func TestReverse(t *testing.T) {
 		"R:127.0.0.1:"+ssh+":localhost:"+d.port, "R:"+udp+":localhost:"+dns+"/udp", "R:127.0.0.1:"+udpHere+":localhost:"+dns+"/udp", "R:socks"), "->  socks")
 	waitListens(t, s.agentVia(t, addr, home, "udp", dns, "--port", udpOwn, "--id", "dns"), "->  udp://localhost:"+dns)
 	waitListens(t, s.agentVia(t, addr, home, "tcp", "socks", "--id", "office", "--service", "net", "--socks-allow", "localhost:"+web), "@office/net  ->  socks")
-	waitListens(t, s.agentVia(t, addr, public, "forward", lan+":@office/net"), lan+"  ->")
+	waitListens(t, s.agentVia(t, addr, home, "udp", dns, "--id", "names", "--service", "dns"), "@names/dns  ->")
+	waitListens(t, s.agentVia(t, addr, public, "forward", lan+":@office/net", udpAway+":@names/dns/udp"), udpAway+"  ->")
 	in := func(host, argv []string) (string, error) {
 		argv = slices.Concat(host, argv)
 		return try(t.Context(), 20*time.Second, argv[0], argv[1:]...)
@@ -55,7 +56,7 @@ func TestReverse(t *testing.T) {
 		}
 	})
 	for _, tt := range []struct{ name, host, port string }{
-		{"R:PORT/udp", publicIP, udp}, {"R:127.0.0.1:PORT/udp", "127.0.0.1", udpHere}, {"adit udp", publicIP, udpOwn},
+		{"R:PORT/udp", publicIP, udp}, {"R:127.0.0.1:PORT/udp", "127.0.0.1", udpHere}, {"adit udp", publicIP, udpOwn}, {"@names/dns/udp", "127.0.0.1", udpAway},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ask := []string{drill, "-p", tt.port, "@" + tt.host}

@@ -61,7 +61,7 @@ func (d *Dialer) Allows(t tunnel.Target, c net.Conn, rules Rules) bool {
 	switch t.Network {
 	case tunnel.Unix:
 		return rules.allow(func(s auth.Scope) bool { return s.AllowsSocket(t.Host) })
-	case tunnel.Agent:
+	case tunnel.Agent, tunnel.AgentUDP:
 		return rules.AllowsService(t.Host, t.Service)
 	}
 	a, err := netip.ParseAddrPort(c.RemoteAddr().String())

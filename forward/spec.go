@@ -117,7 +117,7 @@ func parseSpec(s string) (spec Spec, err error) {
 		return spec, err
 	}
 	spec.Network = "tcp"
-	if spec.Target.Network == tunnel.UDP {
+	if spec.Target.Datagrams() {
 		spec.Network = "udp"
 	}
 	if spec.Kind == Stdio {
@@ -151,7 +151,7 @@ func parseReverse(s string) (spec Spec, err error) {
 		if parts, port, err = spec.takeTarget(parts); err == nil {
 			err = spec.Target.Check()
 		}
-		if err == nil && spec.Target.Network == tunnel.Agent {
+		if err == nil && spec.Target.OfAgent() {
 			err = errors.New("R: leads to what this machine dials, and not to another agent's service")
 		}
 		if err != nil {
@@ -183,7 +183,7 @@ func parseReverse(s string) (spec Spec, err error) {
 
 // protocol is what a port speaks: "tcp" or "udp".
 func (s Spec) protocol() string {
-	if s.Target.Network == tunnel.UDP {
+	if s.Target.Datagrams() {
 		return "udp"
 	}
 	return "tcp"
@@ -217,6 +217,9 @@ func (s *Spec) takeTarget(parts []part) (rest []part, port string, err error) {
 	case strings.HasPrefix(last.text, "@"):
 		id, service, _ := strings.Cut(last.text[1:], "/")
 		s.Target = tunnel.Target{Network: tunnel.Agent, Host: id, Service: service}
+		if name, ok := strings.CutSuffix(service, "/udp"); ok {
+			s.Target.Network, s.Target.Service = tunnel.AgentUDP, name
+		}
 		return rest, "", nil
 	}
 	s.Target = tunnel.Target{Network: tunnel.TCP, Host: localhost}

@@ -19,7 +19,7 @@ func TestParseSpec(t *testing.T) {
 	}
 	direct := func(local string, target tunnel.Target) forward.Spec {
 		network := "tcp"
-		if target.Network == tunnel.UDP {
+		if target.Datagrams() {
 			network = "udp"
 		}
 		return forward.Spec{Kind: forward.Direct, Network: network, Local: local, Target: target}
@@ -92,6 +92,7 @@ func TestParseSpec(t *testing.T) {
 		{"R:0.0.0.0:1080:socks", exit("", 1080)},
 		// and what they do not have
 		{"2222:@office/ssh", direct("127.0.0.1:2222", office)},
+		{"5353:@office/dns/udp", direct("127.0.0.1:5353", tunnel.Target{Network: tunnel.AgentUDP, Host: "office", Service: "dns"})},
 		{"stdio:@office/ssh", forward.Spec{Kind: forward.Stdio, Target: office}},
 		{"5432:unix:/run/x.sock", direct("127.0.0.1:5432", socket)},
 		{"unix:/tmp/a:db:5432", forward.Spec{Kind: forward.Direct, Network: "unix", Local: "/tmp/a", Target: tcp("db", 5432)}},
@@ -114,7 +115,7 @@ func TestParseSpec(t *testing.T) {
 		"R:", "R:stdio", "R:stdio:a:1", "R:stdio:socks", "R:2222:@office/ssh", "R:host:2222:a:22", "R:0:a:1",
 		"R:5353/tcp:a:53/udp", "R:5353/udp:a:53", "R:1080/udp:socks", "R:[fe80::1%eth0]:3000:a:80", "R:127.0.0.1:unix:/run/x.sock",
 		"R:1:127.0.0.1:1080:socks", "R:unix:/a:2222:b:22", "R:R:2222:a:22", "R:2222:b:22:stdio", "\xff.com:80",
-		"@office/ssh", "2222:@office", "2222:@Office/ssh", "2222:@office/", "2222:unix:", "2222:unix:x", "unix:/a",
+		"@office/ssh", "2222:@office", "2222:@office/udp/", "2222:@office/dns/tcp", "stdio:@office/dns/udp", "R:5353:@office/dns/udp", "unix:/a:@office/dns/udp", "2222:@Office/ssh", "2222:@office/", "2222:unix:", "2222:unix:x", "unix:/a",
 		"unix:/a:1.1.1.1:53/udp", "[::1:2222:host:22", "[host]:2222:a:22", "[::1]x:22:a:22", "2222:ho st:22", "2222:a\x00b:22",
 		"2222:" + strings.Repeat("a", 600) + ":22",
 	} {

@@ -124,7 +124,7 @@ func (b *binder) serveForward(ctx context.Context, in tunnel.Asked, dialled func
 		return
 	}
 	defer b.server.forwards.leave()
-	if target.Network == tunnel.UDP {
+	if target.Datagrams() {
 		defer udp.Add(-1)
 		if udp.Add(1) > maxForwardsUDP {
 			refuse(&tunnel.RefusedError{Code: tunnel.RefuseBusy, Reason: "the session has as many streams of datagrams as it may have"})
@@ -190,7 +190,7 @@ func (b *binder) dialForward(ctx context.Context, t tunnel.Target) (net.Conn, *a
 	id := b.identity
 	b.mu.Unlock()
 	rules := b.server.rulesFor(id)
-	if t.Network != tunnel.Agent {
+	if !t.OfAgent() {
 		c, err := b.server.forwards.dialer.Dial(ctx, t, rules)
 		return c, id, err
 	}
@@ -205,12 +205,16 @@ func (b *binder) dialService(ctx context.Context, t tunnel.Target, rules forward
 	}
 	ctx, cancel := context.WithTimeout(ctx, forward.DialTimeout)
 	defer cancel()
+	protocol := "tcp"
+	if t.Datagrams() {
+		protocol, t.Network = "udp", tunnel.Agent // by which services are routed
+	}
 	e, err := b.server.table.Route(ctx, t.String())
 	if err != nil {
 		return nil, serviceFailure(err)
 	}
 	visitor, _ := netip.ParseAddrPort(b.remote)
-	c, err := e.Tunnel.OpenStream(ctx, tunnel.StreamInfo{Service: e.Service, Protocol: "tcp", Visitor: visitor})
+	c, err := e.Tunnel.OpenStream(ctx, tunnel.StreamInfo{Service: e.Service, Protocol: protocol, Visitor: visitor})
 	if err != nil {
 		return nil, serviceFailure(err)
 	}

@@ -34,6 +34,9 @@ type forwardCounts struct {
 }
 
 func (c *forwardCounts) connect(n tunnel.Network) {
+	if n == tunnel.AgentUDP {
+		n = tunnel.Agent
+	}
 	for i, known := range forwardNetworks {
 		if n == known {
 			c.connected[i].Add(1)

@@ -275,6 +275,7 @@ func TestForwardToService(t *testing.T) {
 		t.Errorf("got the addresses %q, want @office/ssh", got)
 	}
 	target := tunnel.Target{Network: tunnel.Agent, Host: "office", Service: "ssh"}
+	datagrams := tunnel.Target{Network: tunnel.AgentUDP, Host: "office", Service: "ssh"}
 	for _, tt := range []struct {
 		name, rule string
 		target     tunnel.Target
@@ -285,6 +286,8 @@ func TestForwardToService(t *testing.T) {
 		{"another ID", "@home/*", target, tunnel.RefuseForbidden},
 		{"another service", "@office/web", target, tunnel.RefuseForbidden},
 		{"hosts alone", "*:*", target, tunnel.RefuseForbidden},
+		{"datagrams by another rule", "@office/web", datagrams, tunnel.RefuseForbidden},
+		{"datagrams to what takes connections", "@office/ssh", datagrams, tunnel.RefuseUnknownService},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s, err := f.dialSession(t, f.mint(t, auth.TokenClaims{Subject: "me", Scope: auth.Scope{Forward: rules(t, tt.rule)}}))

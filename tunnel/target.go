@@ -18,6 +18,9 @@ const (
 	UDP   Network = "udp"   // a host and a port; the stream carries datagrams
 	Unix  Network = "unix"  // a socket of the server's machine
 	Agent Network = "agent" // a service that another agent of the server offers
+
+	// AgentUDP is such a service that takes datagrams, which the stream carries.
+	AgentUDP Network = "agent-udp"
 )
 
 // MaxSocketLen is the longest path of a unix socket, in bytes.
@@ -29,17 +32,25 @@ type Target struct {
 	Network Network
 	Host    string // a name or an address without brackets, the path of a socket, or the ID of an agent
 	Port    uint16 // of tcp and udp
-	Service string // of agent
+	Service string // of agent and agent-udp
 }
 
+// Datagrams reports whether a stream to t carries datagrams.
+func (t Target) Datagrams() bool { return t.Network == UDP || t.Network == AgentUDP }
+
+// OfAgent reports whether t is a service that another agent offers.
+func (t Target) OfAgent() bool { return t.Network == Agent || t.Network == AgentUDP }
+
 // String returns the target as a person writes it: db.internal:5432,
-// 1.1.1.1:53/udp, unix:/run/x.sock or @office/ssh.
+// 1.1.1.1:53/udp, unix:/run/x.sock, @office/ssh or @office/dns/udp.
 func (t Target) String() string {
 	switch t.Network {
 	case Unix:
 		return "unix:" + t.Host
 	case Agent:
 		return "@" + t.Host + "/" + t.Service
+	case AgentUDP:
+		return "@" + t.Host + "/" + t.Service + "/udp"
 	}
 	s := net.JoinHostPort(t.Host, strconv.Itoa(int(t.Port)))
 	if t.Network == UDP {
@@ -68,13 +79,13 @@ func (t Target) Check() error {
 		if len(t.Host) > MaxSocketLen || !path.IsAbs(t.Host) || path.Clean(t.Host) != t.Host {
 			return fmt.Errorf("socket %.40q: want an absolute path of at most %d bytes, without .. in it", t.Host, MaxSocketLen)
 		}
-	case Agent:
+	case Agent, AgentUDP:
 		if _, err := ParseID(t.Host); err != nil {
 			return err
 		}
 		return CheckService(t.Service)
 	default:
-		return fmt.Errorf("network %.20q: tcp, udp, unix and agent are allowed", t.Network)
+		return fmt.Errorf("network %.20q: tcp, udp, unix, agent and agent-udp are allowed", t.Network)
 	}
 	return nil
 }

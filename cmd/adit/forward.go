@@ -46,7 +46,7 @@ func (p *program) forwardCommand() *cobra.Command {
 		Long: "Listen on this machine, and have the server connect each connection to a target.\n\n" +
 			"FORWARD is LOCAL:TARGET. LOCAL is a port, host:port or unix:/path, and without a\n" +
 			"host on loopback. TARGET is host:port, host:port/udp, unix:/path, or @ID/SERVICE for\n" +
-			"what another agent offers; or socks, where connections say their targets themselves.\n" +
+			"what another agent offers (@ID/SERVICE/udp for datagrams); or socks, where connections say their targets themselves.\n" +
 			"R:LOCAL:TARGET is the other way round: a public port of the server, which leads to\n" +
 			"what this machine reaches, as with adit tcp and adit udp. A host in LOCAL is an\n" +
 			"address of the server. R:socks, where connections say their targets themselves, is\n" +

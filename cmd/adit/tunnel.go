@@ -64,7 +64,7 @@ var tunnelKinds = []tunnelKind{
 		short: "Expose a UDP service",
 		long: "Expose what takes datagrams, such as WireGuard, DNS or a game, on a public UDP port\n" +
 			"of the server. UPSTREAM is a port of this machine, host:port or udp://host:port.",
-		example: "  adit udp 51820 --port 51820\n  adit udp dns.internal:53 --id dns --server wss://tunnel.example.com",
+		example: "  adit udp 51820 --port 51820\n  adit udp 53 --id office --service dns\n  adit udp dns.internal:53 --id dns --server wss://tunnel.example.com",
 		sample:  "51820",
 	},
 	{
@@ -114,6 +114,7 @@ func (f *tunnelFlags) add(fl *pflag.FlagSet) {
 		f.rules.addTCP(fl)
 	case dialect.UDP:
 		fl.Uint16Var(&f.port, "port", 0, "public UDP port (default one that the server chooses)")
+		fl.StringVar(&f.name, "service", "", "offer it to adit forward alone, as @ID/SERVICE/udp and without a public port")
 		f.rules.addTCP(fl)
 	case dialect.TLS:
 		f.rules.addTCP(fl)
