@@ -73,7 +73,8 @@ func (l *Listener) Status() Event { return l.link.current() }
 
 // Close ends Accept, and asks the server for no more visitors; it waits until
 // that is sent, or a second has passed. Visitors who wait for Accept are turned
-// away. Conns that were accepted stay open, as with other listeners, until they
+// away. Nothing is dialled after that but for accepted conns that have lost their
+// way. Conns that were accepted stay open, as with other listeners, until they
 // are closed or 10 minutes have passed; a program that ends before that cuts
 // them off, so that visitors wait for the rest in vain for a minute. See
 // Shutdown.

@@ -3,6 +3,7 @@ package adit_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -221,5 +222,92 @@ func TestTokenFuncFailsLater(t *testing.T) {
 	ev.until(t, adit.StateConnected)
 	if status, _, _ := get(t, srv, l.URL()); status != 200 {
 		t.Errorf("GET: %d, want 200", status)
+	}
+}
+
+// After Close nobody is asked for a credential, which comes before each attempt
+// to connect, wherever the Listener was on its way back to the server.
+func TestCloseIsFinal(t *testing.T) {
+	t.Parallel()
+	for name, part := range map[string]func(*adittest.Server){"stopped": (*adittest.Server).Stop, "cut": (*adittest.Server).Cut} {
+		for _, after := range []time.Duration{0, 50 * time.Millisecond, time.Second, 4 * time.Second, time.Minute, time.Hour} {
+			t.Run(fmt.Sprint(name, " ", after, " before"), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					srv := adittest.NewMemoryServer(t)
+					var asked atomic.Int64
+					var away atomic.Bool
+					l := srv.Listen(t, adit.WithID("web"), adit.WithTokenFunc(func(context.Context) (string, error) {
+						asked.Add(1)
+						if away.Load() {
+							return "", errors.New("not to be had")
+						}
+						return srv.Secret(), nil
+					}))
+					away.Store(true)
+					part(srv)
+					time.Sleep(after) // the bubble's clock
+					before := asked.Load()
+					if after > 0 && before == 1 {
+						t.Errorf("nobody tried to connect within %v", after)
+					}
+					began := time.Now()
+					l.Close()
+					if took := time.Since(began); took > time.Second {
+						t.Errorf("Close took %v, want 1s at most", took)
+					}
+					before = asked.Load()
+					time.Sleep(time.Hour)
+					if n := asked.Load() - before; n != 0 {
+						t.Errorf("asked %d times after Close", n)
+					}
+					if err := l.Wait(); err != nil {
+						t.Errorf("Wait: %v, want nil", err)
+					}
+				})
+			})
+		}
+	}
+}
+
+// Nor is anything dialled after Close, or has to be waited for, by a session
+// that has lost its connection and has no conns for which it would need another.
+func TestCloseDialsNoMore(t *testing.T) {
+	t.Parallel()
+	for name, hang := range map[string]bool{"nobody there": false, "no answer": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv := adittest.NewServer(t)
+			var dials atomic.Int64
+			var away atomic.Bool
+			tried := make(chan struct{}, 1000)
+			var conn net.Conn
+			l := srv.Listen(t, adit.WithID("web"), adit.WithDialContext(func(ctx context.Context, network, addr string) (c net.Conn, err error) {
+				dials.Add(1)
+				if !away.Load() {
+					c, err = new(net.Dialer).DialContext(ctx, network, addr)
+					conn = c
+					return c, err
+				}
+				tried <- struct{}{}
+				if hang {
+					<-ctx.Done()
+				}
+				return nil, errors.New("nobody there")
+			}))
+			away.Store(true)
+			conn.Close()
+			<-tried
+			began := time.Now()
+			l.Close()
+			after := dials.Load()
+			wait(t, l)
+			if took := time.Since(began); took > 5*time.Second {
+				t.Errorf("the Listener took %v to end, want little more than 1s", took)
+			}
+			if n := dials.Load() - after; n != 0 {
+				t.Errorf("dialled %d times after Close", n)
+			}
+		})
 	}
 }

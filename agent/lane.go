@@ -103,7 +103,7 @@ func (l *lane) run(ctx, trying context.Context) error {
 	}
 }
 
-// pause waits for d, and reports false if ctx ended before. When a server that
+// pause waits for d, and reports false if ctx has ended by then. When a server that
 // drained ends meanwhile, one in its place may be there soon: the wait begins
 // anew with the shortest one.
 func (l *lane) pause(ctx context.Context, d time.Duration, b *backoff.Backoff) bool {
@@ -112,7 +112,7 @@ func (l *lane) pause(ctx context.Context, d time.Duration, b *backoff.Backoff) b
 	for {
 		select {
 		case <-t.C:
-			return true
+			return ctx.Err() == nil // both may have come
 		case <-l.drained:
 			b.Reset()
 			t.Reset(b.Next())

@@ -131,6 +131,9 @@ func (d *Dialer) dial(ctx context.Context) (net.Conn, Carrier, error) {
 
 // dialKind dials a carrier of that kind.
 func (d *Dialer) dialKind(ctx context.Context, kind Carrier) (net.Conn, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx) // whoever is asked for a credential, or dials, need not know ctx
+	}
 	target, err := connectURL(d.Server)
 	if err != nil {
 		return nil, err
@@ -267,8 +270,13 @@ func (s *Session) Serve(ctx context.Context) error {
 			continue
 		case <-s.s.Detached():
 		}
-		if s.s.Err() != nil {
-			continue
+		if s.s.Err() != nil { // it is about to be done: its carrier may take time to close
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-s.s.Done():
+				return s.Err()
+			}
 		}
 		if auto {
 			w.lost()
@@ -341,17 +349,20 @@ func (s *Session) resumeOn(ctx context.Context, conn net.Conn, kind Carrier) err
 // Carrier returns the kind of the carrier that the session has, or had last.
 func (s *Session) Carrier() Carrier { return *s.kind.Load() }
 
-// sleep waits for d; it reports false if ctx or done ended before.
+// sleep waits for d; it reports false if ctx or done have ended by then.
 func sleep(ctx context.Context, done <-chan struct{}, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return true
 	case <-ctx.Done():
-		return false
+	case <-done:
+	}
+	select { // d may have passed at the same time
 	case <-done:
 		return false
+	default:
+		return ctx.Err() == nil
 	}
 }
 
