@@ -36,6 +36,17 @@ func ExampleListen() {
 	// Output: Welcome to /the/shop!
 }
 
+// Several connections to the server, for a network that loses packets: a visitor
+// is held up by the losses on one of them alone.
+func ExampleWithConnections() {
+	l, err := adit.Listen(context.Background(), adit.WithID("photos"), adit.WithConnections(4))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer l.Close()
+	go http.Serve(l, http.FileServer(http.Dir("photos")))
+}
+
 // A public TCP port. Accept tells who the visitor is.
 func ExampleListen_tcp() {
 	ctx := context.Background()

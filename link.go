@@ -143,6 +143,7 @@ func (l *link) agentOptions(up *agent.Upstream) agent.Options {
 			PerVisitor: o.kind == dialect.HTTP && o.listening,
 		}},
 		Instance:    instance,
+		Connections: o.conns,
 		TLS:         o.tls,
 		Out:         o.out,
 		DialContext: o.dial,
@@ -221,10 +222,14 @@ func (l *link) enter(e Event) (up bool) {
 			l.failed = e.Err
 		}
 	}
+	// One more connection that is up is no news.
+	same := e.State == StateConnected && l.status.State == StateConnected && slices.Equal(e.URLs, l.status.URLs)
 	l.status = e
 	up = l.urls != nil
 	l.mu.Unlock()
-	l.events.put(e)
+	if !same {
+		l.events.put(e)
+	}
 	return up
 }
 

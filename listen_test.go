@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -315,5 +316,59 @@ func TestHTTPServerShutdown(t *testing.T) {
 	}
 	if err := l.Shutdown(briefly(t)); err != nil {
 		t.Errorf("Shutdown: %v", err)
+	}
+}
+
+// Several connections are one program to visitors, and one event.
+func TestConnections(t *testing.T) {
+	t.Parallel()
+	srv := adittest.NewServer(t)
+	conns := make(chan struct{}, 100)
+	var mu sync.Mutex
+	var last net.Conn
+	ev := newEvents()
+	l := srv.Listen(t, adit.WithID("web"), adit.WithConnections(3), adit.WithCarrier("websocket"), ev.option(),
+		adit.WithDialContext(func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := new(net.Dialer).DialContext(ctx, network, addr)
+			mu.Lock()
+			last = c
+			mu.Unlock()
+			conns <- struct{}{}
+			return c, err
+		}))
+	serve(t, l, hello)
+	for range 3 {
+		select {
+		case <-conns:
+		case <-time.After(patience):
+			t.Fatal("it does not connect 3 times")
+		}
+	}
+	for range 6 {
+		if status, _, body := get(t, srv, l.URL()+"x"); status != 200 || body != "hello from /x" {
+			t.Errorf("got %d %q", status, body)
+		}
+	}
+	mu.Lock()
+	last.Close()
+	mu.Unlock()
+	if status, _, _ := get(t, srv, l.URL()); status != 200 {
+		t.Errorf("with a connection less: got %d, want 200", status)
+	}
+	if err := l.Shutdown(briefly(t)); err != nil {
+		t.Errorf("Shutdown: %v", err)
+	}
+	connected := 0
+	for {
+		e := <-ev
+		if e.State == adit.StateConnected {
+			connected++
+		}
+		if e.State == adit.StateClosed {
+			break
+		}
+	}
+	if connected != 1 {
+		t.Errorf("connected %d times, want it told once", connected)
 	}
 }

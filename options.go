@@ -43,6 +43,7 @@ type options struct {
 	hostnames []string
 	http2     bool
 	backlog   int
+	conns     int
 	listening bool           // for Listen
 	policy    *policy.Policy // nil lets everybody in
 	encoded   []byte         // policy, as it is sent
@@ -149,6 +150,13 @@ func WithPolicy(p policy.Policy) Option {
 // is turned away, of which those of HTTP see a 503. For Listen.
 func WithBacklog(n int) Option {
 	return func(o *options) { o.backlog = n }
+}
+
+// WithConnections keeps n connections to the server at a time, so that one that
+// loses packets or is stuck does not hold up everything; at most 16, and 0 means
+// 1. Visitors see one program: they go to the connection with the fewest of them.
+func WithConnections(n int) Option {
+	return func(o *options) { o.conns = n }
 }
 
 // WithTLSConfig configures TLS with the server, for servers whose certificate
@@ -279,6 +287,9 @@ func (o *options) check() error {
 	}
 	if n := len(o.instance); n > maxInstance {
 		bad("WithInstance: the name has %d bytes: at most %d are allowed", n, maxInstance)
+	}
+	if o.conns < 0 || o.conns > native.MaxConnections {
+		bad("WithConnections: %d: 1 to %d are allowed", o.conns, native.MaxConnections)
 	}
 	if len(o.chosen) > 1 {
 		bad("%s: only one of them is allowed", strings.Join(o.chosen, ", "))

@@ -26,6 +26,8 @@ func TestWrongOptions(t *testing.T) {
 		{"ID", adit.WithID("Web"), []string{"WithID", `"Web"`, "a-z"}},
 		{"carrier", adit.WithCarrier("pigeon"), []string{"WithCarrier", `"pigeon"`, "websocket"}},
 		{"instance", adit.WithInstance(strings.Repeat("x", 129)), []string{"WithInstance", "129", "128"}},
+		{"connections", adit.WithConnections(17), []string{"WithConnections", "17", "16"}},
+		{"negative connections", adit.WithConnections(-1), []string{"WithConnections", "-1"}},
 		{"port", adit.WithTCP(65536), []string{"WithTCP", "65536", "65535"}},
 		{"negative port", adit.WithTCP(-1), []string{"WithTCP", "-1"}},
 		{"two kinds", adit.Options(adit.WithTCP(0), adit.WithTLS("a.example.com")), []string{"WithTCP, WithTLS"}},
