@@ -8,6 +8,12 @@ const (
 	// returned less often.
 	minTuneRTT = 2 * time.Millisecond
 
+	// On a path with a round trip below nearRTT no window grows beyond
+	// nearWindow, in bytes: that is more than such a path holds, and what is
+	// more than the caches hold costs time and gains nothing.
+	nearRTT    = time.Millisecond
+	nearWindow = 2 << 20
+
 	// rttMaxAge is how old a measured round trip may be for tuning.
 	rttMaxAge = 5 * time.Second
 )

@@ -46,11 +46,10 @@ func (st *Stream) Read(p []byte) (n int, err error) {
 	}
 	for n < len(p) && len(st.segments) > 0 {
 		seg := &st.segments[0]
-		m := copy(p[n:], seg.b)
+		m := seg.read(p[n:])
 		n += m
-		if seg.b = seg.b[m:]; len(seg.b) == 0 {
-			seg.buf.release()
-			*seg = segment{}
+		if seg.len() == 0 {
+			st.releaseLocked(seg)
 			st.segments = st.segments[1:]
 		}
 	}
@@ -74,6 +73,10 @@ func (st *Stream) WriteTo(w io.Writer) (n int64, err error) {
 			direct = s
 		}
 	}
+	if direct != nil && direct.w.CanSplice() {
+		st.setSplicing(true)
+		defer st.setSplicing(false)
+	}
 	var batch []segment
 	for {
 		st.rmu.Lock()
@@ -96,21 +99,26 @@ func (st *Stream) WriteTo(w io.Writer) (n int64, err error) {
 		st.segments = st.inline[:0]
 		st.rmu.Unlock()
 
-		for i, seg := range batch {
-			m, err := w.Write(seg.b)
+		for i := range batch {
+			size := batch[i].len()
+			m, err := batch[i].writeTo(w, direct)
 			n += int64(m)
 			if err != nil {
-				for _, seg := range batch[i:] {
-					st.s.in.held.Add(int64(-len(seg.b)))
-					seg.buf.release()
+				for _, seg := range batch[i+1:] {
+					size += seg.len()
 				}
+				st.s.in.held.Add(int64(-size))
+				st.rmu.Lock()
+				for j := i; j < len(batch); j++ {
+					st.releaseLocked(&batch[j])
+				}
+				st.rmu.Unlock()
 				return n, err
 			}
-			seg.buf.release()
-			batch[i] = segment{}
-			st.s.in.held.Add(int64(-len(seg.b)))
+			st.s.in.held.Add(int64(-size))
 			st.rmu.Lock()
-			st.returnCredit(len(seg.b))
+			st.releaseLocked(&batch[i])
+			st.returnCredit(size)
 		}
 	}
 }
@@ -175,6 +183,9 @@ func (s *Session) growLocked(st *Stream, took time.Duration) int {
 		l.ping = true
 	}
 	if s.rtt == 0 || took > max(s.rtt+s.rtt/2, minTuneRTT) {
+		return 0
+	}
+	if s.rtt < nearRTT && st.window >= nearWindow {
 		return 0
 	}
 	grow := min(st.window, s.opts.WindowBudget-s.budgetUsed)

@@ -23,9 +23,11 @@ type recvState struct {
 	typ     frameType // of the frame whose payload is being taken in
 	id      uint64
 	rest    int     // bytes of payload to come
+	size    int     // bytes of payload in all
 	stream  *Stream // that takes them, if they are DATA
 	payload []byte  // of another frame, as far as it has come
 	answer  bool    // a frame has queued something, to be sent behind the last one that has come
+	through bool    // the last piece of DATA went straight to its socket
 }
 
 // referFrom is the size from which a piece of DATA is kept where it was read
@@ -58,11 +60,25 @@ func (l *link) readLoop() error {
 	}
 	size := 0
 	for {
+		moved, err := l.splice()
+		if err != nil {
+			return err
+		}
+		if moved {
+			continue
+		}
 		if err := l.wait.WaitRead(); err != nil {
 			return err
 		}
 		silence := sinceStart() - time.Duration(l.lastRecv.Load())
-		n, full, err := l.readInto(&l.rr, size)
+		var n int
+		var full bool
+		if heads := l.splicesNext(size); heads > 0 {
+			n, err = l.conn.Read(l.heads[:heads])
+			err = l.took(&l.rr, l.heads[:n], nil, err)
+		} else {
+			n, full, err = l.readInto(&l.rr, size)
+		}
 		if err != nil {
 			return err
 		}
@@ -70,6 +86,7 @@ func (l *link) readLoop() error {
 			return errRest
 		}
 		switch {
+		case l.s.in.large():
 		case full && size < len(recvSizes)-1:
 			size++
 		case n < recvSizes[0] && size > 0:
@@ -378,6 +395,7 @@ func (s *Session) takeFrames(b []byte, buf *recvBuf) error {
 func (s *Session) beginFrame() error {
 	in := &s.in
 	in.typ, in.rest, in.id = parseFrameHeader(in.header[:])
+	in.size = in.rest
 	limit := in.typ.maxPayload()
 	if limit == 0 {
 		return nil // of a later version: skipped
@@ -433,13 +451,14 @@ func (s *Session) deliver(st *Stream, piece []byte, buf *recvBuf) {
 		return
 	}
 	written, piece := st.writeDirectLocked(piece)
+	s.in.through = len(piece) == 0
 	if len(piece) == 0 {
 		st.returnCredit(written)
 		return
 	}
 	if len(piece) >= referFrom && 4*len(piece) >= len(buf.b) {
 		buf.retain()
-		st.segments = append(st.segments, segment{piece, buf})
+		st.segments = append(st.segments, segment{b: piece, buf: buf})
 	} else {
 		st.collectLocked(piece)
 	}
@@ -470,14 +489,14 @@ func (st *Stream) collectLocked(piece []byte) {
 		}
 		buf := getRecvBuf(size)
 		n := copy(buf.b, piece)
-		st.segments = append(st.segments, segment{buf.b[:n], buf})
+		st.segments = append(st.segments, segment{b: buf.b[:n], buf: buf})
 		piece = piece[n:]
 	}
 }
 
-// shared reports whether others use the memory behind the segment.
+// shared reports whether the memory behind the segment is not its own.
 func (seg *segment) shared() bool {
-	return seg.buf.size > 1 || seg.buf.refs.Load() > 1
+	return seg.pipe != nil || seg.buf.size > 1 || seg.buf.refs.Load() > 1
 }
 
 // endFrame acts on a frame whose payload is complete.

@@ -25,6 +25,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"adit/internal/pipe"
 )
 
 // A Session is one side of a session. Its methods are safe for concurrent use.
@@ -80,11 +82,13 @@ type link struct {
 	conn net.Conn
 	msg  messageConn // conn, if it can write without blocking
 	wait readWaiter  // conn, if it can be waited for without a buffer
+	move spliceConn  // conn, if bytes can be moved from it without being copied
 
 	lastRecv atomic.Int64        // sinceStart when something was received last
 	timer    *time.Timer         // heartbeat
 	rr       recordReader        // of the goroutine that reads
 	scratch  [headroom + 16]byte // a record that carries no sequence
+	heads    [bulkHeads]byte     // see readLoop; of the goroutine that reads
 
 	// Guarded by s.mu.
 	progress time.Duration // when the other side acknowledged something last, or had nothing to
@@ -123,6 +127,17 @@ type parker interface {
 	// not block or fail, or after Close. It reports false, and f is not
 	// called, if that is so already or the carrier cannot wait so.
 	Park(f func()) bool
+}
+
+// spliceConn is what a carrier offers to a session that wants to hand bytes on
+// without copying them.
+type spliceConn interface {
+	// Spliceable returns how many of the bytes to come Splice could move.
+	Spliceable() int
+
+	// Splice moves up to n of them, and does not wait: if there are none it
+	// returns 0 and no error.
+	Splice(p *pipe.Pipe, n int) (int, error)
 }
 
 // maybeWaiter is a readWaiter that cannot always wait at little cost.
@@ -268,6 +283,9 @@ func (s *Session) attach(conn net.Conn, received uint64) error {
 	}
 	if m, ok := conn.(maybeWaiter); !ok || m.CanWait() {
 		l.wait, _ = conn.(readWaiter)
+	}
+	if l.wait != nil && pipe.Works {
+		l.move, _ = conn.(spliceConn)
 	}
 	now := sinceStart()
 	l.lastRecv.Store(int64(now))

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"adit/internal/deadline"
+	"adit/internal/pipe"
 )
 
 // A Stream is one conn carried by a session. It is a net.Conn that outlives the
@@ -52,6 +53,8 @@ type Stream struct {
 	rclosed   bool  // what comes is discarded
 	rdeadline deadline.Deadline
 	sink      *sink         // of a WriteTo that waits
+	splicing  bool          // a WriteTo is there that takes pipes
+	piped     int           // pipes that wait for it
 	consumed  int           // bytes read since credit was returned
 	returnAt  int           // and how many it takes
 	grantedAt time.Duration // when credit was returned last
@@ -61,6 +64,9 @@ type Stream struct {
 type segment struct {
 	b   []byte
 	buf *recvBuf // whose memory b is
+
+	pipe *pipe.Pipe // where the bytes are instead, or nil
+	n    int        // how many
 }
 
 var (
@@ -265,8 +271,8 @@ func (st *Stream) failRead(err error, discard bool) {
 // discardLocked drops all segments, with rmu held.
 func (st *Stream) discardLocked() (n int) {
 	for i := range st.segments {
-		n += len(st.segments[i].b)
-		st.segments[i].buf.release()
+		n += st.segments[i].len()
+		st.releaseLocked(&st.segments[i])
 	}
 	st.inline = [2]segment{}
 	st.segments = st.inline[:0]

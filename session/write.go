@@ -62,7 +62,7 @@ func (st *Stream) waitWriteLocked(merge bool) (int, error) {
 // get their turn soon; more in a session that is so fast that it takes little
 // time all the same, if the stream keeps credit for another frame.
 func (st *Stream) frameLimit() int {
-	if st.s.out.fast && st.credit >= 2*fastData {
+	if st.s.out.fast && st.credit >= fastData {
 		return fastData
 	}
 	return int(min(st.credit, slowData))

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"adit/internal/pipe"
 )
 
 // Connections whose callers do not read hold the pipes. There are no more of
@@ -13,7 +15,7 @@ import (
 // all pipes are there again afterwards.
 func TestPipesAreBounded(t *testing.T) {
 	p := newPath(t, false)
-	const many, size = maxPipes + 4, 16 << 20
+	const many, size = pipe.Max + 4, 16 << 20
 	var callers []*net.TCPConn
 	var targets sync.WaitGroup
 	for range many {
@@ -25,11 +27,11 @@ func TestPipesAreBounded(t *testing.T) {
 		})
 	}
 	deadline := time.Now().Add(patience)
-	for made.Load() < maxPipes && time.Now().Before(deadline) {
+	for madePipes() < pipe.Max && time.Now().Before(deadline) {
 		time.Sleep(time.Millisecond) // a full pipe tells nobody
 	}
-	if n := made.Load(); n != maxPipes {
-		t.Errorf("got %d pipes while %d connections are stuck, want %d", n, many, maxPipes)
+	if n := madePipes(); n != pipe.Max {
+		t.Errorf("got %d pipes while %d connections are stuck, want %d", n, many, pipe.Max)
 	}
 	for _, c := range callers {
 		if n, err := io.Copy(io.Discard, c); n != size || err != nil {
@@ -37,12 +39,22 @@ func TestPipesAreBounded(t *testing.T) {
 		}
 	}
 	targets.Wait()
-	for (made.Load() > keptPipes || int(made.Load()) != len(pipes)) && time.Now().Before(deadline) {
+	tidy := func() bool {
+		n, idle := pipe.Made()
+		return n <= pipe.Kept && n == idle
+	}
+	for !tidy() && time.Now().Before(deadline) {
 		time.Sleep(time.Millisecond)
 	}
-	if n := made.Load(); n > keptPipes || int(n) != len(pipes) {
-		t.Errorf("got %d pipes of which %d are idle, want at most %d, all idle", n, len(pipes), keptPipes)
+	if !tidy() {
+		n, idle := pipe.Made()
+		t.Errorf("got %d pipes of which %d are idle, want at most %d, all idle", n, idle, pipe.Kept)
 	}
+}
+
+func madePipes() int {
+	n, _ := pipe.Made()
+	return n
 }
 
 // A pattern is endless.

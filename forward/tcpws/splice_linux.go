@@ -2,13 +2,12 @@ package tcpws
 
 import (
 	"io"
-	"sync/atomic"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"adit/internal/nonblock"
+	"adit/internal/pipe"
 	"adit/internal/wsframe"
 )
 
@@ -20,85 +19,7 @@ const (
 	// spliceFrom is how much has to move in one go, and how long a frame has to
 	// be, for a pipe to pay.
 	spliceFrom = 256 << 10
-
-	// pipeSize is what a pipe is to hold, in bytes. The kernel lets one
-	// unprivileged user have 64 MiB in pipes (/proc/sys/fs/pipe-user-pages-soft),
-	// of which a client and a server of one machine leave something to others.
-	pipeSize = 1 << 20
-	maxPipes = 24
-
-	// leastPipe is the size of a pipe that is still worth its while. Over its
-	// budget a user gets smaller ones.
-	leastPipe = 64 << 10
-
-	// keptPipes is how many are kept for the next use.
-	keptPipes = 8
-
-	// pipePause is how long none is made after that has failed.
-	pipePause = time.Second
 )
-
-// A pipe is an empty pipe between two uses of it.
-type pipe struct{ r, w, size int }
-
-var (
-	pipes     = make(chan *pipe, keptPipes) // those that nobody uses
-	made      atomic.Int32                  // all that there are
-	pipesFrom atomic.Int64                  // when one may be made again, in Unix nanoseconds
-)
-
-// getPipe returns an empty pipe, or nil if there is none to be had.
-func getPipe() *pipe {
-	select {
-	case p := <-pipes:
-		return p
-	default:
-	}
-	if made.Add(1) > maxPipes || time.Now().UnixNano() < pipesFrom.Load() {
-		made.Add(-1)
-		return nil
-	}
-	p := makePipe()
-	if p == nil {
-		pipesFrom.Store(time.Now().Add(pipePause).UnixNano())
-		made.Add(-1)
-	}
-	return p
-}
-
-func makePipe() *pipe {
-	var fds [2]int
-	if unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK) != nil {
-		return nil
-	}
-	p := &pipe{r: fds[0], w: fds[1]}
-	var err error
-	if p.size, err = unix.FcntlInt(uintptr(p.w), unix.F_SETPIPE_SZ, pipeSize); err != nil {
-		p.size, err = unix.FcntlInt(uintptr(p.w), unix.F_GETPIPE_SZ, 0)
-	}
-	if err != nil || p.size < leastPipe {
-		unix.Close(p.r)
-		unix.Close(p.w)
-		return nil
-	}
-	return p
-}
-
-// put gives an empty pipe back.
-func (p *pipe) put() {
-	select {
-	case pipes <- p:
-	default:
-		p.close()
-	}
-}
-
-// close is for a pipe that something is left in, or that nobody needs.
-func (p *pipe) close() {
-	unix.Close(p.r)
-	unix.Close(p.w)
-	made.Add(-1)
-}
 
 func (l *link) canSpliceOut() bool {
 	return l.ws.raw != nil && l.tcp.raw != nil && (!l.client || l.features.zeroMask)
@@ -109,8 +30,8 @@ func (l *link) canSpliceIn() bool { return l.ws.raw != nil && l.tcp.raw != nil }
 // A fill moves bytes from a socket to an empty pipe, which it borrows only when
 // they are there.
 type fill struct {
-	most int64 // bytes
-	pipe *pipe // nil if none was to be had
+	most int64      // bytes
+	pipe *pipe.Pipe // nil if none was to be had
 	n    int
 	err  error
 	try  func(fd uintptr) bool // f.once, allocated once
@@ -118,15 +39,15 @@ type fill struct {
 
 // once is for RawConn.Read: false waits for the socket.
 func (f *fill) once(fd uintptr) bool {
-	if f.pipe = getPipe(); f.pipe == nil {
+	if f.pipe = pipe.Get(); f.pipe == nil {
 		f.err = nil // of an attempt before this one
 		return true
 	}
-	f.n, f.err = nonblock.Splice(int(fd), f.pipe.w, int(min(f.most, int64(f.pipe.size))))
+	f.n, f.err = nonblock.Splice(int(fd), f.pipe.W, int(min(f.most, int64(f.pipe.Size))))
 	if f.err == nil && f.n > 0 {
 		return true
 	}
-	f.pipe.put()
+	f.pipe.Put()
 	f.pipe = nil
 	if f.err == nil {
 		f.err = io.EOF
@@ -147,12 +68,12 @@ func (f *fill) from(socket syscall.RawConn, most int64) error {
 	return f.err
 }
 
-// write moves all n bytes that are in the pipe to a socket.
-func (p *pipe) write(to syscall.RawConn, n int) (err error) {
+// drain moves all n bytes that are in a pipe to a socket.
+func drain(p *pipe.Pipe, to syscall.RawConn, n int) (err error) {
 	werr := to.Write(func(fd uintptr) bool {
 		for n > 0 {
 			var m int
-			if m, err = nonblock.Splice(p.r, int(fd), n); err != nil {
+			if m, err = nonblock.Splice(p.R, int(fd), n); err != nil {
 				return err != unix.EAGAIN
 			}
 			n -= m
@@ -186,7 +107,7 @@ func sendMore(to syscall.RawConn, b []byte) (err error) {
 // spliceOut waits for bytes of tcp and sends what is there as one message. It
 // reports false if there is no pipe to be had. Its errors are those of copyOut.
 func (l *link) spliceOut(f *fill) (n int, ok bool, err error) {
-	if err := f.from(l.tcp.raw, pipeSize); err == io.EOF {
+	if err := f.from(l.tcp.raw, pipe.Capacity); err == io.EOF {
 		return 0, true, err
 	} else if err != nil {
 		return 0, true, &readError{err}
@@ -198,20 +119,20 @@ func (l *link) spliceOut(f *fill) (n int, ok bool, err error) {
 	l.wmu.Lock()
 	if l.shut {
 		l.wmu.Unlock()
-		p.close()
+		p.Close()
 		return 0, true, errShut
 	}
 	l.frames.Add(1)
 	err = sendMore(l.ws.raw, wsframe.Append(l.head[:0], wsframe.Binary, n, l.client, 0))
 	if err == nil {
-		err = p.write(l.ws.raw, n)
+		err = drain(p, l.ws.raw, n)
 	}
 	if err != nil {
 		l.wmu.Unlock()
-		p.close()
+		p.Close()
 		return n, true, err
 	}
-	p.put()
+	p.Put()
 	l.sent.Add(int64(n))
 	return n, true, l.unlockWrite()
 }
@@ -229,19 +150,19 @@ func (l *link) spliceIn(f *fill, left int64) (n int64, ok bool, err error) {
 		}
 		n += int64(f.n)
 		if err := l.writePiped(p, f.n); err != nil {
-			p.close()
+			p.Close()
 			return n, true, &writeError{err}
 		}
-		p.put()
+		p.Put()
 	}
 	return n, true, nil
 }
 
 // writePiped writes what is in the pipe to tcp.
-func (l *link) writePiped(p *pipe, n int) error {
+func (l *link) writePiped(p *pipe.Pipe, n int) error {
 	l.tmu.Lock()
 	defer l.tmu.Unlock()
-	err := p.write(l.tcp.raw, n)
+	err := drain(p, l.tcp.raw, n)
 	if err != nil {
 		l.discard(err)
 	}

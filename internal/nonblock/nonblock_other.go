@@ -24,6 +24,9 @@ func Write(fd int, b []byte) (int, error) {
 	}
 }
 
+// Splice is not supported.
+func Splice(from, to, n int) (int, error) { return 0, unix.ENOSYS }
+
 // Readable reports whether a read of fd would return at once, be it with an
 // error.
 func Readable(fd int) bool {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"adit/internal/nonblock"
+	"adit/internal/pipe"
 )
 
 const supported = true
@@ -25,8 +26,12 @@ type Waiter struct {
 	take func(fd uintptr) bool // w.read, allocated once
 	b    []byte                // where read reads to
 	try  bool                  // read does not wait
-	n    int                   // its result
-	err  error                 // its result
+	n    int                   // its result, or that of splice
+	err  error                 // its result, or that of splice
+
+	move func(fd uintptr) bool // w.splice, allocated once
+	pipe *pipe.Pipe            // where splice moves to
+	most int                   // bytes that it moves
 
 	ticket uint64 // of the last Park; guarded by parking.mu
 }
@@ -34,7 +39,7 @@ type Waiter struct {
 // Init makes w wait for rc. It must be called before Wait.
 func (w *Waiter) Init(rc syscall.RawConn) {
 	w.rc = rc
-	w.ready, w.take = w.look, w.read
+	w.ready, w.take, w.move = w.look, w.read, w.splice
 }
 
 // Wait is like the function Wait.
@@ -60,8 +65,24 @@ func (w *Waiter) readOnce(b []byte, try bool) (n int, now bool, err error) {
 	}
 	w.b, w.try = b, try
 	err = w.rc.Read(w.take)
+	w.b = nil
+	return w.result(err)
+}
+
+// Splice moves up to most bytes from the socket to p, without waiting: if there
+// is nothing it returns 0 and no error. Its errors are those of Read.
+func (w *Waiter) Splice(p *pipe.Pipe, most int) (int, error) {
+	w.pipe, w.most = p, most
+	err := w.rc.Read(w.move)
+	w.pipe = nil
+	n, _, err := w.result(err)
+	return n, err
+}
+
+// result returns what came of a read, of which RawConn.Read said err.
+func (w *Waiter) result(err error) (n int, now bool, _ error) {
 	n, cause := w.n, w.err
-	w.b, w.n, w.err = nil, 0, nil
+	w.n, w.err = 0, nil
 	switch {
 	case err != nil:
 		return 0, true, err
@@ -79,6 +100,12 @@ func (w *Waiter) readOnce(b []byte, try bool) (n int, now bool, err error) {
 func (w *Waiter) read(fd uintptr) bool {
 	w.n, w.err = nonblock.Read(int(fd), w.b)
 	return w.try || w.err != unix.EAGAIN
+}
+
+// splice always reports true, so that RawConn.Read never waits.
+func (w *Waiter) splice(fd uintptr) bool {
+	w.n, w.err = nonblock.Splice(int(fd), w.pipe.W, min(w.most, w.pipe.Size))
+	return true
 }
 
 // look reports whether a read would not block. RawConn.Read calls it after

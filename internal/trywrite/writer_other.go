@@ -5,6 +5,8 @@ package trywrite
 import (
 	"errors"
 	"net"
+
+	"adit/internal/pipe"
 )
 
 // A Writer writes to one socket without waiting. On this system there is no
@@ -19,3 +21,12 @@ func (w *Writer) Write([]byte) (int, error) { return 0, errors.ErrUnsupported }
 
 // WriteAll fails.
 func (w *Writer) WriteAll([]byte) (int, error) { return 0, errors.ErrUnsupported }
+
+// CanSplice reports false.
+func (w *Writer) CanSplice() bool { return false }
+
+// Splice fails.
+func (w *Writer) Splice(*pipe.Pipe, int) (int, error) { return 0, errors.ErrUnsupported }
+
+// SpliceAll fails.
+func (w *Writer) SpliceAll(*pipe.Pipe, int) (int, error) { return 0, errors.ErrUnsupported }

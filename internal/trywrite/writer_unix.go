@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"adit/internal/nonblock"
+	"adit/internal/pipe"
 	"adit/internal/readable"
 )
 
@@ -22,6 +23,8 @@ type Writer struct {
 	once  func(fd uintptr) bool // w.write, allocated once
 	all   func(fd uintptr) bool // w.writeAll, allocated once
 	buf   []byte                // for write
+	pipe  *pipe.Pipe            // for write, instead of buf; nil if that is it
+	most  int                   // bytes that write is to move
 	n     int                   // its result
 	errno error                 // its result
 }
@@ -39,16 +42,34 @@ func (w *Writer) Init(c net.Conn) bool {
 
 // Write writes as much of b as the socket takes at once, which is not an error
 // if it is less than all. The error is like that of the conn's Write.
-func (w *Writer) Write(b []byte) (int, error) { return w.do(b, w.once) }
+func (w *Writer) Write(b []byte) (int, error) { return w.do(b, nil, len(b), w.once) }
 
 // WriteAll is like the conn's Write, and cheaper: see package nonblock.
-func (w *Writer) WriteAll(b []byte) (int, error) { return w.do(b, w.all) }
+func (w *Writer) WriteAll(b []byte) (int, error) { return w.do(b, nil, len(b), w.all) }
 
-func (w *Writer) do(b []byte, try func(fd uintptr) bool) (int, error) {
-	w.buf = b
+// CanSplice reports whether Splice and SpliceAll move bytes without copying
+// them.
+func (w *Writer) CanSplice() bool { return pipe.Works && tcp(w.c) }
+
+// Splice is like Write for n bytes that are in p.
+func (w *Writer) Splice(p *pipe.Pipe, n int) (int, error) { return w.do(nil, p, n, w.once) }
+
+// SpliceAll is like WriteAll for n bytes that are in p.
+func (w *Writer) SpliceAll(p *pipe.Pipe, n int) (int, error) { return w.do(nil, p, n, w.all) }
+
+func tcp(c net.Conn) bool {
+	switch c.(type) {
+	case *net.TCPConn, interface{ Socket() *net.TCPConn }:
+		return true
+	}
+	return false
+}
+
+func (w *Writer) do(b []byte, p *pipe.Pipe, most int, try func(fd uintptr) bool) (int, error) {
+	w.buf, w.pipe, w.most = b, p, most
 	err := w.rc.Write(try)
 	n, errno := w.n, w.errno
-	w.buf, w.n, w.errno = nil, 0, nil
+	w.buf, w.pipe, w.n, w.errno = nil, nil, 0, nil
 	if err == nil && errno != nil {
 		err = &net.OpError{
 			Op:     "write",
@@ -61,9 +82,17 @@ func (w *Writer) do(b []byte, try func(fd uintptr) bool) (int, error) {
 	return n, err
 }
 
+// move moves what is left of most.
+func (w *Writer) move(fd uintptr) (int, error) {
+	if w.pipe != nil {
+		return nonblock.Splice(w.pipe.R, int(fd), w.most-w.n)
+	}
+	return nonblock.Write(int(fd), w.buf[w.n:])
+}
+
 // write always reports true, so that RawConn.Write never waits.
 func (w *Writer) write(fd uintptr) bool {
-	n, err := nonblock.Write(int(fd), w.buf)
+	n, err := w.move(fd)
 	if err != unix.EAGAIN {
 		w.n, w.errno = n, err
 	}
@@ -72,8 +101,8 @@ func (w *Writer) write(fd uintptr) bool {
 
 // writeAll is for RawConn.Write: false waits.
 func (w *Writer) writeAll(fd uintptr) bool {
-	for w.n < len(w.buf) {
-		n, err := nonblock.Write(int(fd), w.buf[w.n:])
+	for w.n < w.most {
+		n, err := w.move(fd)
 		if err == unix.EAGAIN {
 			return false
 		} else if err != nil {

@@ -5,6 +5,8 @@ package wsconn
 import (
 	"errors"
 	"net"
+
+	"adit/internal/pipe"
 )
 
 // A rawConn does to a socket what net.Conn has no call for. On this system
@@ -20,6 +22,10 @@ func (r *rawConn) park(func()) bool { return false }
 func (r *rawConn) unpark() {}
 
 func (r *rawConn) Read(b []byte) (int, error) { return 0, errors.ErrUnsupported }
+
+func (r *rawConn) canSplice() bool { return false }
+
+func (r *rawConn) splice(*pipe.Pipe, int) (int, error) { return 0, errors.ErrUnsupported }
 
 func (r *rawConn) tryWrite(b []byte) (int, error) { return 0, errors.ErrUnsupported }
 

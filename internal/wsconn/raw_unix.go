@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"adit/internal/pipe"
 	"adit/internal/readable"
 	"adit/internal/trywrite"
 )
@@ -42,6 +43,12 @@ func (r *rawConn) unpark() { r.waiter.Unpark() }
 
 // Read is the conn's.
 func (r *rawConn) Read(b []byte) (int, error) { return r.waiter.Read(b) }
+
+// canSplice reports whether splice moves bytes without copying them.
+func (r *rawConn) canSplice() bool { return r.writer.CanSplice() }
+
+// splice moves up to n bytes from the conn to p, without waiting.
+func (r *rawConn) splice(p *pipe.Pipe, n int) (int, error) { return r.waiter.Splice(p, n) }
 
 // tryWrite writes as much of b as the socket takes at once.
 func (r *rawConn) tryWrite(b []byte) (int, error) { return r.writer.Write(b) }
