@@ -67,16 +67,18 @@ func (l *link) readLoop() error {
 		if moved {
 			continue
 		}
-		if err := l.wait.WaitRead(); err != nil {
-			return err
-		}
-		silence := sinceStart() - time.Duration(l.lastRecv.Load())
 		var n int
 		var full bool
-		if heads := l.splicesNext(size); heads > 0 {
+		var silence time.Duration
+		if heads := l.splicesNext(); heads > 0 {
 			n, err = l.conn.Read(l.heads[:heads])
+			silence = l.silence()
 			err = l.took(&l.rr, l.heads[:n], nil, err)
 		} else {
+			if err := l.wait.WaitRead(); err != nil {
+				return err
+			}
+			silence = l.silence()
 			n, full, err = l.readInto(&l.rr, size)
 		}
 		if err != nil {
@@ -86,13 +88,17 @@ func (l *link) readLoop() error {
 			return errRest
 		}
 		switch {
-		case l.s.in.large():
 		case full && size < len(recvSizes)-1:
 			size++
 		case n < recvSizes[0] && size > 0:
 			size--
 		}
 	}
+}
+
+// silence returns how long ago something was received.
+func (l *link) silence() time.Duration {
+	return sinceStart() - time.Duration(l.lastRecv.Load())
 }
 
 // blindRead is the size of the buffer that waits for bytes where the carrier
@@ -451,7 +457,7 @@ func (s *Session) deliver(st *Stream, piece []byte, buf *recvBuf) {
 		return
 	}
 	written, piece := st.writeDirectLocked(piece)
-	s.in.through = len(piece) == 0
+	s.in.through = s.in.large() && (len(piece) == 0 || st.splicing)
 	if len(piece) == 0 {
 		st.returnCredit(written)
 		return

@@ -16,7 +16,7 @@ const (
 	spliceFrom = 64 << 10
 
 	// maxPiped is how many pipes may wait for the reader of one stream.
-	maxPiped = 4
+	maxPiped = 8
 
 	// bulkHeads is how long all headers are in front of the payload of a DATA
 	// frame that is a batch of its own, in a WebSocket message over 64 KiB.
@@ -31,11 +31,11 @@ func (in *recvState) large() bool {
 
 // splicesNext returns 0 unless a large frame is likely to come next, whose
 // payload can be moved: then it is how long the headers in front of that are,
-// which are to be read alone. size is the class of the last read's buffer.
-func (l *link) splicesNext(size int) int {
+// which are to be read alone.
+func (l *link) splicesNext() int {
 	in := &l.s.in
 	switch {
-	case l.move == nil || size == 0 || !in.through || in.got > 0 || l.rr.open || l.rr.got > 0:
+	case l.move == nil || !in.through || in.got > 0 || l.rr.open || l.rr.got > 0:
 		return 0
 	case l.move.Spliceable() > 0:
 		return bulkHeads - wsHead // that of the message has come with the last one

@@ -169,10 +169,11 @@ func TestInteropServer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := ws.Close(websocket.StatusNormalClosure, "done"); err != nil {
-		t.Errorf("Close = %v, want an answered close frame", err)
-	}
+	ws.CloseRead(ctx) // somebody has to read the pong, if it has not come yet
 	if err := <-pinged; err != nil {
 		t.Errorf("Ping = %v, want a pong", err)
+	}
+	if err := ws.Close(websocket.StatusNormalClosure, "done"); err != nil {
+		t.Errorf("Close = %v, want an answered close frame", err)
 	}
 }
