@@ -120,7 +120,9 @@ func (l *link) fail(err error) {
 }
 
 // endSending ends the WebSocket's conn our way, so that the other side need not
-// wait for us; what it sends is still read.
+// wait for us; what it sends is still read. A reverse proxy between may close
+// both ways then: so it is not for when the other side is still to get something
+// while it sends.
 func (l *link) endSending() {
 	if hc, ok := l.ws.Conn.(interface{ CloseWrite() error }); ok {
 		hc.CloseWrite()
@@ -377,7 +379,6 @@ func (l *link) out() {
 		} else {
 			l.close(nil)
 		}
-		l.endSending()
 		l.lose(err)
 		abort(l.tcp.Conn)
 	default:
