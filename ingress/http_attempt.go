@@ -133,6 +133,9 @@ func (v *visitor) readResponse(s *stream) (head, have int, err error) {
 	ex := v.ex
 	var scan http1.Scanner
 	for {
+		if have == 0 {
+			v.await(s)
+		}
 		if have == len(ex.rin) {
 			if have >= v.h.opts.MaxHeadBytes {
 				return 0, 0, &badResponse{http1.ErrHeadTooLarge}

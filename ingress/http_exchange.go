@@ -27,6 +27,7 @@ type bufferPool struct {
 }
 
 var (
+	outBuffers   = &bufferPool{size: outBuffer}
 	smallBuffers = &bufferPool{size: smallBuffer}
 	bulkBuffers  = &bufferPool{size: bulkBuffer}
 )

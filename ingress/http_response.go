@@ -238,6 +238,7 @@ func (b *body) relayLength(first []byte) end {
 		if wt, ok := b.s.conn.(io.WriterTo); ok && left >= bulkAfter && !isSocket(b.s.conn) {
 			return b.relayBulk(wt, left)
 		}
+		b.v.await(b.s)
 		buf := b.buffer()
 		n, err := b.s.conn.Read(buf[:min(int64(len(buf)), left)])
 		if n > 0 {
@@ -314,6 +315,7 @@ func (b *body) relayStream(first []byte) end {
 		return b.visitorLeft()
 	}
 	for !coded || !ex.rchunk.Done() {
+		b.v.await(b.s)
 		buf := b.buffer()
 		const at = http1.MaxChunkHeader
 		n, rerr := b.s.conn.Read(buf[at : len(buf)-len("\r\n")])

@@ -49,12 +49,15 @@ type visitor struct {
 
 	owns *streamPool // where a stream may idle for this conn alone; nil if there is none
 
-	ex *exchange // nil between requests
+	ex      *exchange // nil between requests
+	lending lending   // of ex
+	idle    func()    // beginIdle, allocated once
 }
 
 func newVisitor(ctx context.Context, h *HTTP, l net.Listener, conn net.Conn) *visitor {
 	v := &visitor{h: h, listener: l, conn: conn}
 	v.ctx, v.cancel = context.WithCancel(ctx)
+	v.idle = v.beginIdle
 	v.park.init(conn)
 	v.secure = isTLS(conn)
 	return v
@@ -355,6 +358,7 @@ func (v *visitor) startWatch() {
 	if w.armed {
 		return
 	}
+	v.lending.slow.Store(false)
 	w.armed, w.stop, w.running, w.n = true, false, false, 0
 	if w.timer == nil {
 		w.done = make(chan struct{}, 1)
@@ -381,6 +385,7 @@ func (v *visitor) watchOnce() {
 	w.running = true
 	v.conn.SetReadDeadline(time.Time{})
 	w.mu.Unlock()
+	v.slowDown()
 	n, err := v.conn.Read(w.byte[:])
 	w.n = n
 	if n == 0 && err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {

@@ -61,6 +61,22 @@ func (st *Stream) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
+// Await returns when Read would not wait. If it has to wait it calls idle before,
+// so that the caller can give back what it would have read into.
+func (st *Stream) Await(idle func()) {
+	st.rmu.Lock()
+	arrived := len(st.segments) > 0
+	st.rmu.Unlock()
+	if arrived {
+		return
+	}
+	st.flush()
+	idle()
+	st.rmu.Lock()
+	st.waitReadLocked() // the error comes again
+	st.rmu.Unlock()
+}
+
 // WriteTo writes what arrives to w until io.EOF, without copying it where it
 // arrived in large pieces. It holds no memory while it waits. If w is a socket
 // that takes them at once, bytes are written to it as they arrive, by whoever
