@@ -181,3 +181,37 @@ func (r *raw) closed() (code int, reason string) {
 		}
 	}
 }
+
+// open opens a stream of s, which is a server, whose other side accepts it with
+// a window.
+func open(t *testing.T, s *wsmux.Session, r *raw, window int) *wsmux.Stream {
+	t.Helper()
+	type opened struct {
+		st  *wsmux.Stream
+		err error
+	}
+	ch := make(chan opened, 1)
+	go func() {
+		st, err := s.Open(t.Context())
+		ch <- opened{st, err}
+	}()
+	f := r.next()
+	if f.typ != wsmux.SYN || f.payload != "" {
+		t.Fatalf("got %v, want SYN", f)
+	}
+	r.ack(f.stream, window)
+	o := <-ch
+	if o.err != nil {
+		t.Fatalf("Open: %v", o.err)
+	}
+	t.Cleanup(func() { o.st.Close() })
+	return o.st
+}
+
+func read(t *testing.T, r io.Reader, want string) {
+	t.Helper()
+	b := make([]byte, len(want))
+	if _, err := io.ReadFull(r, b); err != nil || string(b) != want {
+		t.Fatalf("read %.60q, %v; want %.60q", b, err, want)
+	}
+}
