@@ -13,6 +13,11 @@
 //	var d forward.Dialer
 //	conn, err := d.Dial(ctx, target, forward.Rules{scope})
 //
+// The other way round an Exit, at an agent, connects streams of visitors and of
+// other agents that say themselves where they go, by rules of its own:
+//
+//	up := agent.SocksUpstream(forward.NewExit(rules))
+//
 // What is written on streams of datagrams is in docs/protocol/native.md.
 package forward
 

@@ -193,7 +193,7 @@ func targetOf(s forward.Spec) string {
 // reverse returns the tunnels for R:. The error has all that is wrong.
 func (f *forwardFlags) reverse(specs []forward.Spec) (tunnels []agent.Tunnel, err error) {
 	var problems []error
-	if f.socks.given() && !slices.ContainsFunc(specs, func(s forward.Spec) bool { return s.Kind == forward.ReverseSocks }) {
+	if f.socks.given() && !f.fromEnvironment("socks-allow") && !slices.ContainsFunc(specs, func(s forward.Spec) bool { return s.Kind == forward.ReverseSocks }) {
 		problems = append(problems, usagef("--socks-allow: it is for R:socks, and there is none"))
 	}
 	for _, s := range specs {
@@ -206,16 +206,25 @@ func (f *forwardFlags) reverse(specs []forward.Spec) (tunnels []agent.Tunnel, er
 	if err := config.Join(problems...); err != nil || len(tunnels) > 0 {
 		return tunnels, err
 	}
+	if f.id != "" {
+		return nil, usagef("--id %s: it is the name of tunnels for R:, and there are none", f.id)
+	}
+	if f.fromEnvironment(ruleFlags...) {
+		return nil, nil // they are there for commands that have visitors
+	}
 	rules, err := f.rules.policy(agent.Tunnel{Kind: dialect.TCP, ID: "x"})
 	switch {
 	case err != nil:
 		return nil, err
-	case f.id != "":
-		return nil, usagef("--id %s: it is the name of tunnels for R:, and there are none", f.id)
 	case !rules.IsZero():
 		return nil, usagef("rules for visitors, such as --allow-ip, are for tunnels of R:, and there are none")
 	}
 	return nil, nil
+}
+
+// fromEnvironment reports whether the environment sets one of these flags.
+func (f *forwardFlags) fromEnvironment(flags ...string) bool {
+	return slices.ContainsFunc(flags, func(name string) bool { return f.p.getenv(envName(name)) != "" })
 }
 
 // reverseOne returns the tunnel for one R:.

@@ -68,6 +68,30 @@ func TestForwardMistakes(t *testing.T) {
 	}
 }
 
+// Rules of the environment are for commands that have visitors, and are no
+// mistake where there are none.
+func TestForwardIgnoresRulesOfTheEnvironment(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, env, want string
+		args            []string
+	}{
+		{"no visitors", "ADIT_ALLOW_IP=192.0.2.1", "no credential", []string{"forward", "3000"}},
+		{"no requests", "ADIT_MAX_BODY=1MB", "no credential", []string{"forward", "3000"}},
+		{"no socks", "ADIT_SOCKS_ALLOW=*:*", "no credential", []string{"forward", "R:2222:a:22"}},
+		{"visitors", "ADIT_ALLOW_IP=192.0.2.1", "no credential", []string{"forward", "R:0.0.0.0:1080:socks"}},
+		{"visitors without requests", "ADIT_MAX_BODY=1MB", "--max-body", []string{"forward", "R:2222:a:22"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			code, _, errOut := call(t, []string{tt.env}, tt.args...)
+			if code != exitUsage || !strings.Contains(errOut, tt.want) {
+				t.Errorf("got code %d and %q, want %d and %q", code, errOut, exitUsage, tt.want)
+			}
+		})
+	}
+}
+
 // Forwards run beside the tunnels of a config file, and alone.
 func TestForwardCommands(t *testing.T) {
 	t.Parallel()
