@@ -35,9 +35,9 @@ import (
 )
 
 const (
-	patience = 20 * time.Second // for what has to happen
-	hold     = 5 * time.Second  // for programs that are away
-	tcpPorts = 8                // public ports of a server
+	patience  = 20 * time.Second // for what has to happen
+	hold      = 5 * time.Second  // for programs that are away
+	manyPorts = 8                // public ports of a server
 )
 
 // A Server is a server for tests. Its methods are safe for concurrent use.
@@ -130,6 +130,7 @@ func (s *Server) start() {
 		opts.Domain = memoryDomain
 	} else {
 		opts.TCPPorts = []ingress.PortRange{s.ports}
+		opts.UDPPorts = opts.TCPPorts
 	}
 	for _, f := range s.change {
 		f(&opts)
@@ -216,6 +217,9 @@ func (s *Server) URL() string {
 // TCPPorts returns the first and the last of the public TCP ports that the
 // server gives out, for adit.WithTCP.
 func (s *Server) TCPPorts() (first, last int) { return int(s.ports.First), int(s.ports.Last) }
+
+// UDPPorts is TCPPorts for public UDP ports.
+func (s *Server) UDPPorts() (first, last int) { return s.TCPPorts() }
 
 // Secret returns the server's secret, for adit.WithToken.
 func (s *Server) Secret() string { return s.secret.Reveal() }
@@ -322,20 +326,26 @@ func (s *Server) freePorts() ingress.PortRange {
 	for range 200 {
 		first := 20000 + rand.IntN(12000)
 		if allFree(first) {
-			return ingress.PortRange{First: uint16(first), Last: uint16(first + tcpPorts - 1)}
+			return ingress.PortRange{First: uint16(first), Last: uint16(first + manyPorts - 1)}
 		}
 	}
-	s.fatalf("adittest: no %d free TCP ports in a row", tcpPorts)
+	s.fatalf("adittest: no %d free ports in a row", manyPorts)
 	panic("unreachable")
 }
 
 func allFree(first int) bool {
-	for port := first; port < first+tcpPorts; port++ {
-		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	for port := first; port < first+manyPorts; port++ {
+		addr := fmt.Sprintf("127.0.0.1:%d", port)
+		ln, err := net.Listen("tcp", addr)
 		if err != nil {
 			return false
 		}
 		defer ln.Close()
+		pc, err := net.ListenPacket("udp", addr)
+		if err != nil {
+			return false
+		}
+		defer pc.Close()
 	}
 	return true
 }

@@ -146,6 +146,7 @@ func TestCertificates(t *testing.T) {
 		{"that allows nothing", ca, client("web"), nil, auth.Forbidden},
 		{"unknown grant", ca, client("web", func(c *x509.Certificate) { c.URIs = uris(t, "adit:id:web", "adit:except:web-1") }), nil, auth.InvalidCredential},
 		{"malformed grant", ca, client("web", func(c *x509.Certificate) { c.URIs = uris(t, "adit:tcp-ports:9-1") }), nil, auth.InvalidCredential},
+		{"malformed grant of UDP ports", ca, client("web", func(c *x509.Certificate) { c.URIs = uris(t, "adit:udp-ports:0") }), nil, auth.InvalidCredential},
 		{"long chain", ca, client("web", allowed), []*x509.Certificate{ca.cert, ca.cert, ca.cert, ca.cert, ca.cert, ca.cert, ca.cert, ca.cert, ca.cert, ca.cert}, auth.InvalidCredential},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

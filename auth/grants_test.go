@@ -16,7 +16,9 @@ grants:
   - certificate: {cn: "web-*", ou: web}
     ids: ["web-*"]
     tcp_ports: ["2000-2999"]
+    udp_ports: ["53"]
   - certificate: {dns: "*.internal"}
+    udp_ports: ["5000-5999"]
     hostnames: ["*.example.com"]
     forward: ["db.internal:5432"]
   - jwt: {sub: "repo:acme/*", environment: production}
@@ -71,6 +73,9 @@ func TestGrantsFile(t *testing.T) {
 			}
 			if got := strings.Join(i.Scope.IDs, " "); got != tt.ids {
 				t.Errorf("got IDs %q, want %q", got, tt.ids)
+			}
+			if two := tt.name == "two rules"; two && len(i.Scope.UDPPorts) != 2 || !two && i.Scope.AllowsUDPPort(5000) != (tt.name == "by DNS name") {
+				t.Errorf("got the UDP ports %v, want those of the rules that match", i.Scope.UDPPorts)
 			}
 			if i.Scope.AllowsID("admin-tools") && tt.ids != "*" {
 				t.Error("what the credential says of itself counts")

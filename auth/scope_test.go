@@ -63,6 +63,12 @@ func TestAllowsPort(t *testing.T) {
 	if (auth.Scope{}).AllowsPort(80) {
 		t.Error("the zero Scope allows port 80")
 	}
+	if s.AllowsUDPPort(22) || !(auth.Scope{UDPPorts: s.Ports}).AllowsUDPPort(22) || (auth.Scope{UDPPorts: s.Ports}).AllowsPort(22) {
+		t.Error("ports of TCP count for UDP, or the other way round")
+	}
+	if !auth.Everything().AllowsUDPPort(53) || auth.Everything().AllowsUDPPort(0) {
+		t.Error("Everything does not allow UDP port 53, or allows 0")
+	}
 	if auth.Everything().AllowsPort(0) {
 		t.Error("Everything allows port 0")
 	}

@@ -112,8 +112,8 @@ const exampleRoutes = `
 # Names that several agents serve, and in which order; see docs/failover.md. With this key, even
 # with an empty list, adit route set changes nothing.
 #routes:
-#  - name: web               # an id, a hostname, or ":" and a TCP port
-#    kind: http              # or tcp for a port, or tls
+#  - name: web               # an id, a hostname, or a port: ":2222", ":53/udp"
+#    kind: http              # or tcp or udp for a port, or tls
 #    members:
 #      - {id: web-home, priority: 1, weight: 2}
 #      - {id: web-office, priority: 2}

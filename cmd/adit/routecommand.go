@@ -29,8 +29,8 @@ func (p *program) routeCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "route",
 		Short: "Let several agents serve one name, in the order that you say",
-		Long: "Show and change which agents serve a name of a server: an id, a hostname or a TCP\n" +
-			"port. A route has members, which are ids that agents have bound, with priorities\n" +
+		Long: "Show and change which agents serve a name of a server: an id, a hostname or a\n" +
+			"public port. A route has members, which are ids that agents have bound, with priorities\n" +
 			"and weights. When one is away, silent or unwell, visitors go to the next.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },

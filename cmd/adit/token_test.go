@@ -46,7 +46,7 @@ func contains(t *testing.T, what, text string, parts ...string) {
 func TestTokenCreate(t *testing.T) {
 	t.Parallel()
 	dir := dataDir(t)
-	flags := []string{"--id", "web-*,db", "--hostname", "app.example.com", "--tcp-ports", "2000-2999,22", "--forward", "db.internal:5432,10.0.0.0/8:*", "--data-dir", dir}
+	flags := []string{"--id", "web-*,db", "--hostname", "app.example.com", "--tcp-ports", "2000-2999,22", "--udp-ports", "53", "--forward", "db.internal:5432,10.0.0.0/8:*", "--data-dir", dir}
 	parts := []string{"web-*, db", "app.example.com", "2000-2999, 22", "db.internal:5432, 10.0.0.0/8:*", "the server accepts it"}
 	secret, err := auth.ParseSecret(testSecret)
 	if err != nil {
@@ -64,7 +64,7 @@ func TestTokenCreate(t *testing.T) {
 				t.Fatal(err)
 			}
 			if id.Subject != "alice" || !id.Scope.AllowsID("web-1") || !id.Scope.AllowsID("db") || id.Scope.AllowsID("api") ||
-				!id.Scope.AllowsHostname("app.example.com") || !id.Scope.AllowsPort(2000) || !id.Scope.AllowsPort(22) || id.Scope.AllowsPort(80) || len(id.Scope.Forward) != 2 {
+				!id.Scope.AllowsHostname("app.example.com") || !id.Scope.AllowsPort(2000) || !id.Scope.AllowsPort(22) || id.Scope.AllowsPort(80) || id.Scope.AllowsPort(53) || !id.Scope.AllowsUDPPort(53) || id.Scope.AllowsUDPPort(22) || len(id.Scope.Forward) != 2 {
 				t.Errorf("got %+v, want what the flags say", id)
 			}
 			if left := time.Until(id.Expires); left < 23*time.Hour || left > 25*time.Hour {

@@ -1,6 +1,7 @@
 package native
 
 import (
+	"encoding/hex"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -79,6 +80,8 @@ func TestBindingRoundTrip(t *testing.T) {
 		{},
 		{Key: "0", Kind: dialect.HTTP, ID: "web"},
 		{Key: "k", Kind: dialect.TCP, ID: "db", Service: "postgres", Port: 65535},
+		{Key: "k", Kind: dialect.UDP, ID: "dns", Port: 53, Addr: netip.MustParseAddr("127.0.0.1")},
+		{Key: "k", Kind: dialect.TCP, ID: "db", Addr: netip.MustParseAddr("2001:db8::1")},
 		{Key: "k", Kind: dialect.TLS, ID: "db", Hostnames: []string{"a.example.com", "b.example.com"}},
 		{Key: "k", Kind: dialect.HTTP, ID: "rpc", HTTP2: true, PerVisitor: true, Policy: []byte(`{"allow_ip":["192.0.2.0/24"]}`)},
 	} {
@@ -94,6 +97,37 @@ func TestBindingRoundTrip(t *testing.T) {
 		if got, err := parseBound(appendBound(nil, want)); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%+v, %v; want %+v", got, err, want)
 		}
+	}
+}
+
+// The address of a binding is field 11, of 4 or 16 bytes.
+func TestBindAddressOnTheWire(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"0b047f000001":                         "127.0.0.1",
+		"0b1000000000000000000000000000000001": "::1",
+		"0b1000000000000000000000ffff7f000001": "127.0.0.1",
+		"0b0400000000":                         "0.0.0.0",
+		"0b03010203":                           "",
+		"0b00":                                 "",
+	} {
+		b, err := hex.DecodeString(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bd, err := parseBinding(b)
+		if want == "" {
+			if err == nil {
+				t.Errorf("%s: got %v, want an error", text, bd.Addr)
+			}
+			continue
+		}
+		if err != nil || bd.Addr.String() != want {
+			t.Errorf("%s: got %v, %v, want %s", text, bd.Addr, err, want)
+		}
+	}
+	if got := hex.EncodeToString(appendBinding(nil, dialect.Binding{Addr: netip.MustParseAddr("::ffff:127.0.0.1")})); !strings.Contains(got, "0b047f000001") {
+		t.Errorf("got %s, want the field 0b047f000001 in it", got)
 	}
 }
 

@@ -17,6 +17,9 @@ secret-file: /secret/secret
 {{- if .Values.tcpPorts }}
 tcp-ports: {{ .Values.tcpPorts | join "," | quote }}
 {{- end }}
+{{- if .Values.udpPorts }}
+udp-ports: {{ .Values.udpPorts | join "," | quote }}
+{{- end }}
 {{- with omit .Values.config "grace" }}
 {{ toYaml . }}
 {{- end }}
