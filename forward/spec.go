@@ -103,11 +103,7 @@ func parseSpec(s string) (spec Spec, err error) {
 			return spec, errors.New("stdio has one target, and socks has any")
 		}
 		spec.Kind, spec.Network = Socks, "tcp"
-		parts = parts[:len(parts)-1]
-		if len(parts) == 0 {
-			parts = []part{{text: defaultSocks}}
-		}
-		return spec.withLocal(parts, "")
+		return spec.withLocal(parts[:len(parts)-1], defaultSocks)
 	}
 	parts, localPort, err := spec.takeTarget(parts)
 	if err != nil {
@@ -225,8 +221,8 @@ func (s *Spec) takeTarget(parts []part) (rest []part, port string, err error) {
 	s.Target = tunnel.Target{Network: tunnel.TCP, Host: localhost}
 	text, proto, has := strings.Cut(last.text, "/")
 	switch {
-	case !has || proto == "tcp":
-	case proto == "udp":
+	case !has || strings.EqualFold(proto, "tcp"):
+	case strings.EqualFold(proto, "udp"):
 		s.Target.Network = tunnel.UDP
 	default:
 		return nil, "", fmt.Errorf("protocol %q: tcp and udp are allowed", proto)
@@ -307,7 +303,7 @@ func (p part) isPort() bool {
 // on both.
 func (p part) port(protocol string) (string, error) {
 	text, proto, has := strings.Cut(p.text, "/")
-	if has && proto != protocol {
+	if has && !strings.EqualFold(proto, protocol) {
 		return "", fmt.Errorf("it has %s on one side and %s on the other", proto, protocol)
 	}
 	return text, nil
