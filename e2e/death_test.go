@@ -3,6 +3,7 @@ package e2e
 import (
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -114,6 +115,36 @@ func TestForwardKilled(t *testing.T) {
 			td.survives(t, d)
 		})
 	}
+}
+
+// What nginx answers while the server behind it is away is not taken for the
+// server's word: whoever comes waits.
+func TestForwardWaitsForServerBehindNginx(t *testing.T) {
+	t.Parallel()
+	td := newTide(t)
+	front := freePort(t)
+	s := startServer(t, "--public-url", "https://tunnel.example.com:"+front, "--trusted-proxies", "127.0.0.1", "--forward", td.ln.Addr().String())
+	ca := documentedNginx(t, front, s.addr)
+	a := start(t, "agent", aditCommand([]string{binary, "forward", td.through + ":" + td.ln.Addr().String(),
+		"--server", "wss://localhost:" + front, "--secret-file", s.secret, "--ca-file", ca}))
+	waitListens(t, a, "  ->")
+	defer td.echo(t)()
+	come := func() *net.TCPConn {
+		c, err := td.dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	first := come()
+	echoes(t, first, "hello")
+	first.Close()
+	s.kill()
+	a.waitLog(t, "word of nginx", 20*time.Second, func(log string) bool { return strings.Contains(log, "502") })
+	c := come()
+	defer c.Close()
+	s.start(t)
+	echoes(t, c, "is anybody there?")
 }
 
 func TestTCPOverWebsocketKilled(t *testing.T) {

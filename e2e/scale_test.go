@@ -82,7 +82,7 @@ func (td *tide) ebbs(t *testing.T, after string) {
 	}
 }
 
-// echo answers what comes until the listener is closed.
+// echo answers what comes until stop is called, which cuts what is open.
 func (td *tide) echo(t *testing.T) (stop func()) {
 	var wg sync.WaitGroup
 	done := make(chan struct{})
@@ -99,6 +99,15 @@ func (td *tide) echo(t *testing.T) (stop func()) {
 			}
 			wg.Go(func() {
 				defer c.Close()
+				ended := make(chan struct{})
+				defer close(ended)
+				wg.Go(func() {
+					select {
+					case <-done:
+						c.Close()
+					case <-ended:
+					}
+				})
 				// Without splicing, which has two more files for each.
 				io.CopyBuffer(struct{ io.Writer }{c}, struct{ io.Reader }{c}, make([]byte, 4<<10))
 			})
