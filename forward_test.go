@@ -3,15 +3,14 @@ package adit_test
 import (
 	"context"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"sync"
 	"testing"
 	"time"
 
 	"adit"
 	"adit/adittest"
+	"adit/internal/testtcp"
 )
 
 func TestForward(t *testing.T) {
@@ -45,28 +44,7 @@ func TestForward(t *testing.T) {
 }
 
 // echoUpstream sends back what it gets.
-func echoUpstream(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer c.Close()
-				io.Copy(c, c)
-			})
-		}
-	})
-	t.Cleanup(func() { ln.Close(); wg.Wait() })
-	return ln.Addr().String()
-}
+func echoUpstream(t *testing.T) string { return testtcp.Serve(t, testtcp.Echo) }
 
 func TestForwardShutdown(t *testing.T) {
 	t.Parallel()

@@ -22,6 +22,7 @@ import (
 	"adit/dialect"
 	"adit/dialect/native"
 	"adit/ingress"
+	"adit/internal/testtcp"
 	"adit/server"
 )
 
@@ -227,27 +228,7 @@ func answerPath(w http.ResponseWriter, r *http.Request) {
 }
 
 // echoUpstream sends back what it gets, and ends when its far side does.
-func echoUpstream(t *testing.T) string {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer c.Close()
-				io.Copy(c, c)
-			})
-		}
-	})
-	t.Cleanup(func() { ln.Close(); wg.Wait() })
-	return ln.Addr().String()
-}
+func echoUpstream(t *testing.T) string { return testtcp.Serve(t, testtcp.Echo) }
 
 // get makes a request to the server.
 func (f *fixture) get(path string) (status int, code, body string) {

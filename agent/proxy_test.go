@@ -12,33 +12,15 @@ import (
 	"adit/agent"
 	"adit/dialect"
 	"adit/internal/testca"
+	"adit/internal/testtcp"
 )
 
 // listen serves each conn to a new listener with f.
 func listen(t *testing.T, f func(net.Conn)) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			c.SetDeadline(time.Now().Add(patience))
-			f(c)
-			c.Close()
-		}
-	}()
-	t.Cleanup(func() {
-		l.Close()
-		<-done
+	return testtcp.ServeInTurn(t, func(c net.Conn) {
+		c.SetDeadline(time.Now().Add(patience))
+		f(c)
 	})
-	return l.Addr().String()
 }
 
 // readLine reads up to a line's end, and not more.

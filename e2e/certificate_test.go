@@ -3,14 +3,14 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
+
+	"adit/internal/testtcp"
 )
 
 // An authority is one that openssl made.
@@ -150,31 +150,7 @@ func TestAgentCertificates(t *testing.T) {
 }
 
 // echoUpstream is a TCP upstream that sends back what it gets.
-func echoUpstream(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer c.Close()
-				io.Copy(c, c)
-			})
-		}
-	})
-	t.Cleanup(func() {
-		ln.Close()
-		wg.Wait()
-	})
-	return ln.Addr().String()
-}
+func echoUpstream(t *testing.T) string { return testtcp.Serve(t, testtcp.Echo) }
 
 // echoes sends text through c and back.
 func echoes(t *testing.T, c net.Conn, text string) {

@@ -20,6 +20,7 @@ import (
 	"adit/auth"
 	"adit/dialect"
 	"adit/dialect/native"
+	"adit/internal/testtcp"
 	"adit/server"
 	"adit/session"
 	"adit/tunnel"
@@ -262,30 +263,10 @@ func saying(t *testing.T, text string) string {
 
 // echo is a TCP upstream that sends back what it gets, behind a greeting.
 func echo(t *testing.T, greeting string) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer c.Close()
-				io.WriteString(c, greeting)
-				io.Copy(c, c)
-			})
-		}
+	return testtcp.Serve(t, func(c net.Conn) {
+		io.WriteString(c, greeting)
+		testtcp.Echo(c)
 	})
-	t.Cleanup(func() {
-		ln.Close()
-		wg.Wait()
-	})
-	return ln.Addr().String()
 }
 
 // visitor returns a client for which every name is the server.

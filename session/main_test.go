@@ -8,38 +8,14 @@ import (
 
 	"go.uber.org/goleak"
 
+	"adit/internal/testtcp"
 	"adit/session"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // tcpPair returns both ends of a conn over loopback.
-func tcpPair(t testing.TB) (a, b net.Conn) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	type accepted struct {
-		conn net.Conn
-		err  error
-	}
-	ch := make(chan accepted, 1)
-	go func() {
-		c, err := ln.Accept()
-		ch <- accepted{c, err}
-	}()
-	a, err = net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := <-ch
-	if got.err != nil {
-		t.Fatal(got.err)
-	}
-	return a, got.conn
-}
+func tcpPair(t testing.TB) (a, b net.Conn) { return testtcp.Pair(t) }
 
 func pipePair(testing.TB) (a, b net.Conn) { return net.Pipe() }
 

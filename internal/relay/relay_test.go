@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"adit/internal/relay"
+	"adit/internal/testtcp"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -24,24 +25,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // pair returns both ends of a TCP conn, which t closes.
 func pair(t testing.TB) (a, b *net.TCPConn) {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	ca, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	cb, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ca.Close(); cb.Close() })
-	for _, c := range []net.Conn{ca, cb} {
+	a, b = testtcp.Pair(t)
+	for _, c := range []net.Conn{a, b} {
 		c.SetDeadline(time.Now().Add(time.Minute))
 	}
-	return ca.(*net.TCPConn), cb.(*net.TCPConn)
+	return a, b
 }
 
 type outcome struct {

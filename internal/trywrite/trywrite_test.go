@@ -12,29 +12,13 @@ import (
 
 	"go.uber.org/goleak"
 
+	"adit/internal/testtcp"
 	"adit/internal/trywrite"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func pair(t *testing.T) (a, b *net.TCPConn) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	c, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close(); d.Close() })
-	return c.(*net.TCPConn), d.(*net.TCPConn)
-}
+func pair(t *testing.T) (a, b *net.TCPConn) { return testtcp.Pair(t) }
 
 func TestWriteTakesWhatTheSocketTakes(t *testing.T) {
 	t.Parallel()

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"adit/internal/testca"
+	"adit/internal/testtcp"
 	"adit/internal/wayout"
 )
 
@@ -29,30 +30,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const patience = 10 * time.Second
 
 // serve answers one conn after the other with f until the test ends.
-func serve(t *testing.T, f func(net.Conn)) (addr string) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			c.SetDeadline(time.Now().Add(patience))
-			f(c)
-			c.Close()
-		}
-	}()
-	t.Cleanup(func() {
-		l.Close()
-		<-done
+func serve(t *testing.T, f func(net.Conn)) string {
+	return testtcp.ServeInTurn(t, func(c net.Conn) {
+		c.SetDeadline(time.Now().Add(patience))
+		f(c)
 	})
-	return l.Addr().String()
 }
 
 func via(s string) func(*url.URL) (*url.URL, error) {

@@ -13,6 +13,7 @@ import (
 
 	"adit/dialect/websocktunnel/wsmux"
 	"adit/internal/memnet"
+	"adit/internal/testtcp"
 	"adit/internal/wsframe"
 )
 
@@ -21,22 +22,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const patience = 10 * time.Second
 
 // sockets returns both ends of a TCP conn.
-func sockets(t testing.TB) (a, b net.Conn) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	if a, err = net.Dial("tcp", ln.Addr().String()); err != nil {
-		t.Fatal(err)
-	}
-	if b, err = ln.Accept(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { a.Close(); b.Close() })
-	return a, b
-}
+func sockets(t testing.TB) (a, b net.Conn) { return testtcp.Pair(t) }
 
 // A frame is what a raw peer sees of one message, or control frame.
 type frame struct {
