@@ -78,6 +78,12 @@ func (l *link) readLoop() error {
 			if err := l.wait.WaitRead(); err != nil {
 				return err
 			}
+			if moved, err := l.splice(); moved || err != nil {
+				if err != nil {
+					return err
+				}
+				continue
+			}
 			silence = l.silence()
 			n, full, err = l.readInto(&l.rr, size)
 		}

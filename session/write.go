@@ -60,7 +60,7 @@ func (st *Stream) waitWriteLocked(merge bool) (int, error) {
 
 // frameLimit is how many bytes the next frame may have: 63 KiB, so that others
 // get their turn soon; more in a session that is so fast that it takes little
-// time all the same, if the stream keeps credit for another frame.
+// time all the same, if the stream has credit for that.
 func (st *Stream) frameLimit() int {
 	if st.s.out.fast && st.credit >= fastData {
 		return fastData
