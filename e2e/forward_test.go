@@ -70,6 +70,7 @@ func forwardWays(t *testing.T, g *targets, flags []string) (ways []way) {
 	socks := freePort(t)
 	waitListens(t, agent("socks", socks), socks+"  ->")
 	waitListens(t, office, beside[2]+`"`)
+	waitListens(t, office, services[2]+"  ->")
 	return append(ways,
 		straight("beside tunnels", beside),
 		g.bySOCKS(t, socks),
