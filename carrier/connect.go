@@ -15,6 +15,14 @@ import (
 // dialled is what is below TLS: closing it, unlike conn, takes no time. ctx
 // bounds only this. The error is a *DialError.
 func (d *Dialer) connect(ctx context.Context, t *target, protocols ...string) (conn, dialled net.Conn, err error) {
+	conn, dialled, err = d.reach(ctx, t, protocols...)
+	if err == nil && d.Connected != nil {
+		d.Connected()
+	}
+	return conn, dialled, err
+}
+
+func (d *Dialer) reach(ctx context.Context, t *target, protocols ...string) (conn, dialled net.Conn, err error) {
 	out := wayout.Dialer{}
 	if d.Out != nil {
 		out = *d.Out

@@ -71,6 +71,11 @@ type Dialer struct {
 	// Dial does not believe that the WebSocket carries anything; 0 means that
 	// there is none.
 	Verify time.Duration
+
+	// Connected is called for each conn that has reached the server, with TLS
+	// if there is that, before anything is asked of it; nil is not called. It
+	// must not block.
+	Connected func()
 }
 
 // A Phase is a part of Dial that can fail on its own.

@@ -68,7 +68,8 @@ type Dialer struct {
 	// Chooser knows which carrier to choose for Auto.
 	Chooser *Chooser
 
-	verify time.Duration // see carrier.Dialer
+	verify    time.Duration // see carrier.Dialer
+	connected func()        // see carrier.Dialer
 }
 
 // connectURL returns where carriers are dialled.
@@ -172,6 +173,7 @@ func (d *Dialer) carrier(target string, header http.Header) *carrier.Dialer {
 		Subprotocol: Subprotocol,
 		ZeroMask:    true,
 		Verify:      d.verify,
+		Connected:   d.connected,
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"sync"
 	"time"
 
 	"adit/carrier"
@@ -19,10 +20,15 @@ const Auto Carrier = "auto"
 
 const (
 	// firstHeadStart is how long a carrier is tried alone about which nothing
-	// is known, and leastHeadStart one that is known to be quick.
+	// is known, and leastHeadStart one that is known to be quick, from when the
+	// server is reached: until then all carriers are the same.
 	firstHeadStart = 1500 * time.Millisecond
 	leastHeadStart = 500 * time.Millisecond
-	mostHeadStart  = 4 * time.Second
+	mostHeadStart  = 6 * time.Second
+
+	// reachTimeout is how long a carrier may take to reach the server before
+	// the next one is tried as well.
+	reachTimeout = 5 * time.Second
 
 	// verifyTimeout is how long a WebSocket may take for the answer to a first
 	// ping.
@@ -97,11 +103,16 @@ func (d *Dialer) choose(ctx context.Context) (net.Conn, Carrier, error) {
 	defer cancel()
 	results := make(chan candidate, len(order)) // none of them waits to be read
 	began := 0
+	var start *headStart // of the last one that began
+	defer func() { start.stop() }()
 	next := func() <-chan time.Time {
+		start.stop()
 		kind := Carrier(order[began])
 		began++
-		go func() { results <- d.try(ctx, kind, memory.Trusted(network, string(kind))) }()
-		return time.After(headStart(memory.Took(network, string(kind))))
+		start = newHeadStart(memory.Took(network, string(kind)))
+		connected := start.connected
+		go func() { results <- d.try(ctx, kind, memory.Trusted(network, string(kind)), connected) }()
+		return start.over.C
 	}
 	var failed []candidate
 	timer, ended := next(), ctx.Done()
@@ -155,18 +166,46 @@ func discard(results <-chan candidate, n int) {
 	}
 }
 
-// headStart is how long a carrier is tried alone that took so long last time.
-func headStart(took time.Duration) time.Duration {
-	if took == 0 {
-		return firstHeadStart
+// A headStart is the time for which a carrier is tried alone.
+type headStart struct {
+	over  *time.Timer
+	began time.Time
+	took  time.Duration // last time; 0 if that is not known
+	once  sync.Once
+}
+
+func newHeadStart(took time.Duration) *headStart {
+	return &headStart{over: time.NewTimer(reachTimeout), began: time.Now(), took: took}
+}
+
+// connected says that the server is reached. What it took to get there says what
+// the rest may take where everything is slow, as when many agents connect at
+// once: that the carrier does not work has to be told from that.
+func (h *headStart) connected() {
+	h.once.Do(func() {
+		least := firstHeadStart
+		if h.took > 0 {
+			least = max(3*h.took, leastHeadStart)
+		}
+		h.over.Reset(min(max(least, 4*time.Since(h.began)), mostHeadStart))
+	})
+}
+
+// stop ends it early, if it has begun.
+func (h *headStart) stop() {
+	if h == nil {
+		return
 	}
-	return min(max(3*took, leastHeadStart), mostHeadStart)
+	h.once.Do(func() {})
+	h.over.Stop()
 }
 
 // try dials a carrier, and makes sure that it carries if it is not trusted to.
-func (d *Dialer) try(ctx context.Context, kind Carrier, trusted bool) candidate {
+// connected, if not nil, is called when it has reached the server.
+func (d *Dialer) try(ctx context.Context, kind Carrier, trusted bool, connected func()) candidate {
 	began := time.Now()
 	verified := *d
+	verified.connected = connected
 	if !trusted {
 		verified.verify = verifyTimeout
 	}
@@ -304,7 +343,7 @@ func (w *watch) move(ctx context.Context, kind Carrier) bool {
 	s := w.session
 	c := s.dialer.Chooser
 	was := s.Carrier()
-	r := s.dialer.try(ctx, kind, false)
+	r := s.dialer.try(ctx, kind, false, nil)
 	if r.err != nil {
 		if ctx.Err() == nil && s.s.Attached() {
 			c.noted(c.memory.Failed(w.network, string(kind)))

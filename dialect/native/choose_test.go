@@ -76,6 +76,40 @@ func TestChoose(t *testing.T) {
 	}
 }
 
+// TestChooseSlow has a crowd before the server: it takes long to be reached, and
+// longer to be answered. That says nothing against a carrier.
+func TestChooseSlow(t *testing.T) {
+	t.Parallel()
+	fs := newFakeServer(t, tcp, native.Options{})
+	var asked atomic.Int32
+	admit := fs.admit
+	fs.admit = func(ctx context.Context, c auth.Claim) (*auth.Identity, error) {
+		if asked.Add(1) == 1 {
+			crowd := time.NewTimer(1700 * time.Millisecond)
+			defer crowd.Stop()
+			<-crowd.C
+		}
+		return admit(ctx, c)
+	}
+	d := fs.dialer("secret")
+	d.Carrier, d.Chooser = native.Auto, native.NewChooser("", nil)
+	dial := d.DialContext
+	d.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		crowd := time.NewTimer(600 * time.Millisecond)
+		defer crowd.Stop()
+		<-crowd.C
+		return dial(ctx, network, addr)
+	}
+	s, err := native.Dial(t.Context(), d, native.SessionOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if s.Carrier() != native.WebSocket || asked.Load() != 1 {
+		t.Errorf("the session is on %s after %d attempts, want a WebSocket after one", s.Carrier(), asked.Load())
+	}
+}
+
 // TestChooseRefused turns an agent away: it does not ask again in other ways.
 func TestChooseRefused(t *testing.T) {
 	t.Parallel()
