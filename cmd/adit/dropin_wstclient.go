@@ -118,7 +118,7 @@ func (p *program) wstClient(ctx context.Context, args []string) int {
 // run is a client from here on.
 func (f *clientFlags) run(ctx context.Context, log *slog.Logger, connected string, port uint16, configure func(context.Context, websocktunnel.Ask) (websocktunnel.Config, error)) int {
 	var once sync.Once
-	var outErr error
+	written := make(chan error, 1)
 	l, err := websocktunnel.Listen(ctx, websocktunnel.ListenOptions{
 		Configure: func(ctx context.Context, ask websocktunnel.Ask) (websocktunnel.Config, error) {
 			c, err := configure(ctx, ask)
@@ -127,7 +127,7 @@ func (f *clientFlags) run(ctx context.Context, log *slog.Logger, connected strin
 		},
 		OnConnect: func(url string) {
 			log.Info(connected, "url", url)
-			once.Do(func() { outErr = f.writeURL(log, url) })
+			once.Do(func() { written <- f.writeURL(log, url) })
 		},
 		Logger: log,
 	})
@@ -135,8 +135,8 @@ func (f *clientFlags) run(ctx context.Context, log *slog.Logger, connected strin
 		return ended(ctx, log, err)
 	}
 	defer l.Close()
-	if outErr != nil {
-		fatal(log, "could not write url to file", "file", f.outFile, "err", outErr)
+	if err := <-written; err != nil { // a listener that was opened tells of its first session
+		fatal(log, "could not write url to file", "file", f.outFile, "err", err)
 		return exitUsage
 	}
 	dialer := &net.Dialer{Control: pacing.Control}
