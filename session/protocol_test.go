@@ -148,9 +148,7 @@ func TestProtocolErrors(t *testing.T) {
 			if err := other.Err(); err != nil {
 				t.Errorf("the other session ended too: %v", err)
 			}
-			if n := a.Len(); n != 1 {
-				t.Errorf("acceptor keeps %d sessions, want 1", n)
-			}
+			settle(t, "the acceptor keeps one session", func() bool { return a.Len() == 1 })
 		})
 	}
 }

@@ -171,8 +171,13 @@ func send(t *testing.T, method, addr, path string, body io.Reader) (int, string)
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.Close = method != http.MethodPut // those and others take different ways
-	resp, err := http.DefaultClient.Do(req)
+	client := http.DefaultClient
+	if method != http.MethodPut { // those and others take different ways, and no connection of one another
+		transport := &http.Transport{DisableKeepAlives: true}
+		defer transport.CloseIdleConnections()
+		client = &http.Client{Transport: transport}
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		return 0, err.Error()
 	}
