@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"adit/agent"
 	"adit/auth"
 	"adit/tunnel"
 )
@@ -31,19 +30,7 @@ func TestOpenTargetsThatAreGivenUp(t *testing.T) {
 	}
 	f.stop()
 	f.start()
-	opts := f.options()
-	opts.Forwards = true
-	a, err := agent.New(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- a.Run(ctx) }()
-	defer func() {
-		cancel()
-		<-done
-	}()
+	a := opener(t, f.options())
 	open := func(ctx context.Context, n int) {
 		var wg sync.WaitGroup
 		for range n {
@@ -56,18 +43,18 @@ func TestOpenTargetsThatAreGivenUp(t *testing.T) {
 		}
 		wg.Wait()
 	}
-	first, err := a.OpenTarget(ctx, targetAt(t, echo)) // there is a session
+	first, err := a.OpenTarget(t.Context(), targetAt(t, echo)) // there is a session
 	if err != nil {
 		t.Fatal(err)
 	}
 	first.Close()
 	for range 8 {
-		given, stop := context.WithTimeout(ctx, 50*time.Millisecond)
+		given, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		open(given, 80)
 		stop()
 	}
 	begin := time.Now()
-	c, err := a.OpenTarget(ctx, targetAt(t, echo))
+	c, err := a.OpenTarget(t.Context(), targetAt(t, echo))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -91,21 +91,10 @@ func TestOpenTargetWhenRefused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	opts := f.options()
-	opts.Forwards = true
 	opts.Token = func() (string, error) { return "not the secret of this server", nil }
-	a, err := agent.New(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- a.Run(ctx) }()
-	defer func() {
-		cancel()
-		<-done
-	}()
+	a := opener(t, opts)
 	begin := time.Now()
-	_, err = a.OpenTarget(t.Context(), tunnel.Target{Network: tunnel.TCP, Host: "a", Port: 1})
+	_, err := a.OpenTarget(t.Context(), tunnel.Target{Network: tunnel.TCP, Host: "a", Port: 1})
 	if r, ok := native.RefusalOf(err); !ok || r.Code != string(auth.InvalidCredential) {
 		t.Errorf("got %v, want an invalid credential", err)
 	}
@@ -121,7 +110,6 @@ func TestOpenTargetWaitsWhileServerIsAway(t *testing.T) {
 	away := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }))
 	t.Cleanup(away.Close)
 	opts := newFixture(t).options()
-	opts.Forwards = true
 	opts.Server, opts.DialContext = "ws"+strings.TrimPrefix(away.URL, "http"), nil
 	failed := make(chan struct{}, 1)
 	opts.OnState = func(s agent.State) {
@@ -132,23 +120,13 @@ func TestOpenTargetWaitsWhileServerIsAway(t *testing.T) {
 			}
 		}
 	}
-	a, err := agent.New(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- a.Run(ctx) }()
-	defer func() {
-		cancel()
-		<-done
-	}()
+	a := opener(t, opts)
 	<-failed
 	const patience = 300 * time.Millisecond
-	opening, stop := context.WithTimeout(ctx, patience)
+	opening, stop := context.WithTimeout(t.Context(), patience)
 	defer stop()
 	begin := time.Now()
-	_, err = a.OpenTarget(opening, tunnel.Target{Network: tunnel.TCP, Host: "a", Port: 1})
+	_, err := a.OpenTarget(opening, tunnel.Target{Network: tunnel.TCP, Host: "a", Port: 1})
 	if took := time.Since(begin); err == nil || took < patience {
 		t.Errorf("got %v after %s, want that it waits for the server", err, took)
 	}
@@ -169,19 +147,7 @@ func TestForwardMeetsService(t *testing.T) {
 	if got := serving.until(agent.Connected).Bound[0].URLs; strings.Join(got, " ") != "@office/echo" {
 		t.Errorf("got the addresses %q, want @office/echo", got)
 	}
-	opts := f.options()
-	opts.Forwards = true
-	a, err := agent.New(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- a.Run(ctx) }()
-	defer func() {
-		cancel()
-		<-done
-	}()
+	a := opener(t, f.options())
 	c, err := a.OpenTarget(t.Context(), tunnel.Target{Network: tunnel.Agent, Host: "office", Service: "echo"})
 	if err != nil {
 		t.Fatal(err)
@@ -196,4 +162,25 @@ func TestForwardMeetsService(t *testing.T) {
 	if err != nil || string(got) != "hello" {
 		t.Errorf("got %q, %v, want hello and the end", got, err)
 	}
+}
+
+// opener runs an agent that opens streams to targets, until the test ends.
+func opener(t *testing.T, opts agent.Options) *agent.Agent {
+	t.Helper()
+	opts.Forwards = true
+	a, err := agent.New(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		a.Run(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	return a
 }

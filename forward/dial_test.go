@@ -9,6 +9,7 @@ import (
 
 	"adit/auth"
 	"adit/forward"
+	"adit/internal/testtcp"
 	"adit/tunnel"
 )
 
@@ -27,26 +28,7 @@ func scope(t *testing.T, texts ...string) (s auth.Scope) {
 // listen takes connections in and closes them.
 func listen(t *testing.T) netip.AddrPort {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			c.Close()
-		}
-	}()
-	t.Cleanup(func() {
-		ln.Close()
-		<-done
-	})
-	return ln.Addr().(*net.TCPAddr).AddrPort()
+	return netip.MustParseAddrPort(testtcp.ServeInTurn(t, func(net.Conn) {}))
 }
 
 // A name is allowed by what it resolves to, and looked up once.

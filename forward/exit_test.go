@@ -10,11 +10,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"testing"
 	"time"
 
 	"adit/auth"
 	"adit/forward"
+	"adit/internal/testtcp"
 	"adit/tunnel"
 )
 
@@ -23,28 +25,11 @@ var quiet = slog.New(slog.DiscardHandler)
 // echoServer sends back all that it gets, once it has seen its end.
 func echoServer(t testing.TB) *net.TCPAddr {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			b, _ := io.ReadAll(c)
-			c.Write(b)
-			c.Close()
-		}
-	}()
-	t.Cleanup(func() {
-		ln.Close()
-		<-done
-	})
-	return ln.Addr().(*net.TCPAddr)
+	at := netip.MustParseAddrPort(testtcp.ServeInTurn(t, func(c net.Conn) {
+		b, _ := io.ReadAll(c)
+		c.Write(b)
+	}))
+	return net.TCPAddrFromAddrPort(at)
 }
 
 // closedPort is one that nobody listens at.

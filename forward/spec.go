@@ -148,7 +148,7 @@ func parseReverse(s string) (spec Spec, err error) {
 			err = spec.Target.Check()
 		}
 		if err == nil && spec.Target.OfAgent() {
-			err = errors.New("R: leads to what this machine dials, and not to another agent's service")
+			err = errors.New("what R: leads to is dialled by this machine, and is no service of another agent")
 		}
 		if err != nil {
 			return spec, err

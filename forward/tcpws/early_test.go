@@ -42,7 +42,7 @@ func scripted(t testing.TB, header string, serve func(ws *net.TCPConn)) (url str
 func TestEarlyAnswerOfAnOriginalServer(t *testing.T) {
 	t.Parallel()
 	u := scripted(t, "", func(ws *net.TCPConn) {
-		time.Sleep(5 * time.Millisecond) // what the caller sends is under way
+		io.ReadFull(ws, make([]byte, 64<<10)) // what the caller sends is under way
 		io.WriteString(ws, "\x82\x0cearly answer\x88\x00")
 	})
 	caller := running(t, NewClient(ClientOptions{URL: u}).Serve)
