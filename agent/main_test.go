@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -22,6 +21,7 @@ import (
 	"adit/dialect"
 	"adit/dialect/native"
 	"adit/ingress"
+	"adit/internal/testport"
 	"adit/internal/testtcp"
 	"adit/server"
 )
@@ -49,35 +49,11 @@ type fixture struct {
 }
 
 func newFixture(t *testing.T) *fixture {
-	f := &fixture{t: t, secret: auth.NewSecret(), addr: "127.0.0.1:0", ports: freePorts(t, 8), hold: patience}
+	const ports = 8
+	first := testport.Row(t, ports)
+	f := &fixture{t: t, secret: auth.NewSecret(), addr: "127.0.0.1:0", ports: ingress.PortRange{First: first, Last: first + ports - 1}, hold: patience}
 	f.start()
 	return f
-}
-
-// freePorts returns n ports in a row that nobody uses right now. They lie below
-// those that the system gives to clients, which come and go by the thousand.
-func freePorts(t *testing.T, n int) ingress.PortRange {
-	t.Helper()
-	for range 200 {
-		first := 20000 + rand.IntN(12000)
-		if allFree(first, n) {
-			return ingress.PortRange{First: uint16(first), Last: uint16(first + n - 1)}
-		}
-	}
-	t.Fatalf("no %d free ports in a row", n)
-	panic("unreachable")
-}
-
-// allFree reports whether n ports from first on can be listened on.
-func allFree(first, n int) bool {
-	for port := first; port < first+n; port++ {
-		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			return false
-		}
-		defer ln.Close()
-	}
-	return true
 }
 
 // start starts a server.

@@ -7,9 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync/atomic"
 	"testing"
 	"time"
+
+	"adit/internal/testport"
 )
 
 // missing skips the test for want of what, or fails it with ADIT_E2E=require.
@@ -45,22 +46,10 @@ func needRoot(t *testing.T) {
 	}
 }
 
-// Ports come from below the range of ephemeral ports, so that no connection of
-// another test takes one before its listener does.
-var lastPort atomic.Int32
-
+// freePort returns a port that is the test's until it ends.
 func freePort(t *testing.T) string {
 	t.Helper()
-	for range 5000 {
-		port := 10000 + (int32(os.Getpid())*61+lastPort.Add(1))%8000
-		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			ln.Close()
-			return fmt.Sprint(port)
-		}
-	}
-	t.Fatal("no free port")
-	return ""
+	return fmt.Sprint(testport.One(t))
 }
 
 // eventually asks again and again until ask returns nil; a program beside the

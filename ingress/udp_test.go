@@ -15,6 +15,7 @@ import (
 
 	"adit/ingress"
 	"adit/internal/datagrams"
+	"adit/internal/testport"
 	"adit/policy"
 	"adit/tunnel"
 	"adit/tunnel/tunneltest"
@@ -67,7 +68,7 @@ func newGuardedUDPDoor(t *testing.T, opts ingress.UDPOptions, g *policy.Guard) *
 	opts.Addr = loopback
 	opts.Ports = []ingress.PortRange{{First: 1024, Last: 65535}}
 	d.UDP = ingress.NewUDP(opts)
-	port := freeUDPPort(t)
+	port := testport.One(t)
 	at, release, err := d.Listen("mem", port, netip.Addr{})
 	if err != nil {
 		t.Fatal(err)
@@ -83,16 +84,6 @@ func newGuardedUDPDoor(t *testing.T, opts ingress.UDPOptions, g *policy.Guard) *
 		agent.Wait()
 	})
 	return d
-}
-
-func freeUDPPort(t *testing.T) uint16 {
-	t.Helper()
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pc.Close()
-	return pc.LocalAddr().(*net.UDPAddr).AddrPort().Port()
 }
 
 func (d *udpDoor) echo(c net.Conn) {

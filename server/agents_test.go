@@ -18,6 +18,7 @@ import (
 	"adit/dialect"
 	"adit/dialect/native"
 	"adit/ingress"
+	"adit/internal/testport"
 	"adit/server"
 )
 
@@ -81,7 +82,7 @@ func TestSeveralAgentsShareVisitors(t *testing.T) {
 
 func TestDrain(t *testing.T) {
 	t.Parallel()
-	port := freePort(t)
+	port := testport.One(t)
 	f := start(t, func(o *server.Options) {
 		o.TCPPorts = []ingress.PortRange{{First: port, Last: port}}
 		o.Hold = time.Minute

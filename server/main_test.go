@@ -296,17 +296,6 @@ func (f *fixture) get(t *testing.T, c *http.Client, host, path string) (status i
 	return resp.StatusCode, string(b)
 }
 
-// freePort returns a port that was free.
-func freePort(t *testing.T) uint16 {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return uint16(ln.Addr().(*net.TCPAddr).Port)
-}
-
 // dialTCP connects to a public port and returns the first n bytes from there.
 func dialTCP(t *testing.T, port uint16, n int) string {
 	t.Helper()

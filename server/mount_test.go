@@ -19,6 +19,7 @@ import (
 	"adit/auth"
 	"adit/dialect"
 	"adit/ingress"
+	"adit/internal/testport"
 	"adit/server"
 )
 
@@ -321,7 +322,7 @@ func TestMountedEndsStalled(t *testing.T) {
 // A public TCP port needs no listener for the rest.
 func TestMountedTCP(t *testing.T) {
 	t.Parallel()
-	port := freePort(t)
+	port := testport.One(t)
 	f, ts := mount(t, false, func(o *server.Options) { o.TCPPorts = []ingress.PortRange{{First: port, Last: port}} }, nil)
 	f.agent(t, mounted(ts, ""), tcpTunnel(t, "raw", port, echo(t, "hello"))).up(t)
 	if got := dialTCP(t, port, 5); got != "hello" {

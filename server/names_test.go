@@ -14,6 +14,7 @@ import (
 	"adit/dialect"
 	"adit/dialect/native"
 	"adit/ingress"
+	"adit/internal/testport"
 	"adit/server"
 	"adit/tunnel"
 )
@@ -126,7 +127,7 @@ func TestBindRefusals(t *testing.T) {
 	}
 	t.Cleanup(func() { foreign.Close() })
 	inUse := uint16(foreign.Addr().(*net.TCPAddr).Port)
-	open, other := freePort(t), freePort(t)
+	open, other := testport.One(t), testport.One(t)
 	f := start(t, func(o *server.Options) {
 		o.TCPPorts = []ingress.PortRange{{First: inUse, Last: inUse}, {First: open, Last: open}, {First: other, Last: other}}
 		o.UDPPorts = []ingress.PortRange{{First: other, Last: other}}
@@ -277,7 +278,7 @@ func TestPublicPorts(t *testing.T) {
 
 func TestVisitorsReachPublicPort(t *testing.T) {
 	t.Parallel()
-	port := freePort(t)
+	port := testport.One(t)
 	f := start(t, func(o *server.Options) { o.TCPPorts = []ingress.PortRange{{First: port, Last: port}} })
 	bound := f.agent(t, nil, tcpTunnel(t, "echo", port, echo(t, "hello"))).up(t)
 	if bound[0].Port != port {

@@ -14,12 +14,13 @@ import (
 	"adit/agent"
 	"adit/dialect"
 	"adit/ingress"
+	"adit/internal/testport"
 	"adit/server"
 )
 
 func TestOperatorsSeeWhatThereIs(t *testing.T) {
 	t.Parallel()
-	port := freePort(t)
+	port := testport.One(t)
 	f := start(t, func(o *server.Options) {
 		o.TCPPorts, o.Version = []ingress.PortRange{{First: port, Last: port}}, "1.2.3"
 	})

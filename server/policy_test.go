@@ -14,6 +14,7 @@ import (
 	"adit/agent"
 	"adit/dialect"
 	"adit/ingress"
+	"adit/internal/testport"
 	"adit/policy"
 	"adit/server"
 	"adit/tunnel"
@@ -34,7 +35,7 @@ var here = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParseP
 // addresses, and for no other tunnel.
 func TestPolicyOfTunnel(t *testing.T) {
 	t.Parallel()
-	port := freePort(t)
+	port := testport.One(t)
 	f := start(t, func(o *server.Options) { o.TCPPorts = []ingress.PortRange{{First: port, Last: port}} })
 	login, err := policy.NewLogin("alice", "open sesame")
 	if err != nil {
@@ -95,7 +96,7 @@ func TestPolicyOfTunnel(t *testing.T) {
 // in: the name is not bound.
 func TestPolicyIsRefusedWhole(t *testing.T) {
 	t.Parallel()
-	port := freePort(t)
+	port := testport.One(t)
 	f := start(t, func(o *server.Options) { o.TCPPorts = []ingress.PortRange{{First: port, Last: port}} })
 	s, err := f.dialSession(t, f.secret.Reveal())
 	if err != nil {

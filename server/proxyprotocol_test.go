@@ -17,6 +17,7 @@ import (
 	"adit/dialect"
 	"adit/ingress"
 	"adit/internal/testca"
+	"adit/internal/testport"
 	"adit/server"
 )
 
@@ -62,7 +63,7 @@ func loadBalancer(t *testing.T, addr, header string) string {
 func TestProxyProtocol(t *testing.T) {
 	t.Parallel()
 	ca, own := testca.New(t), testca.New(t)
-	port := freePort(t)
+	port := testport.One(t)
 	f := start(t, withTLS(t, ca, func(o *server.Options) {
 		o.ProxyProtocolFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 		o.TCPPorts = parsePortRange(port)

@@ -16,24 +16,11 @@ import (
 	"adit/auth"
 	"adit/dialect"
 	"adit/ingress"
+	"adit/internal/testport"
 	"adit/route"
 	"adit/server"
 	"adit/tunnel"
 )
-
-// freePorts returns ports that nobody listens on.
-func freePorts(t *testing.T, n int) (ports []uint16) {
-	t.Helper()
-	for range n {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ln.Close()
-		ports = append(ports, ln.Addr().(*net.TCPAddr).AddrPort().Port())
-	}
-	return ports
-}
 
 func portRule(port uint16, ids ...tunnel.ID) route.Rule {
 	r := route.Rule{Name: fmt.Sprintf(":%d", port)}
@@ -57,7 +44,7 @@ func TestSetRoutesAllOrNothing(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "routes.json")
 	f := start(t, func(o *server.Options) { o.RouteFile = file })
-	ports := freePorts(t, 3)
+	ports := []uint16{testport.One(t), testport.One(t), testport.One(t)}
 	if _, err := f.SetRoutes([]route.Rule{portRule(ports[0], "a")}, "", false); err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +89,7 @@ func TestSetRoutesAllOrNothing(t *testing.T) {
 // An agent of a member shares the port of the route; others don't get it.
 func TestPortOfRoute(t *testing.T) {
 	t.Parallel()
-	port := freePorts(t, 1)[0]
+	port := testport.One(t)
 	f := start(t, func(o *server.Options) {
 		o.TCPPorts = []ingress.PortRange{{First: port, Last: port}}
 	})

@@ -15,22 +15,12 @@ import (
 	"adit/dialect/native"
 	"adit/ingress"
 	"adit/internal/datagrams"
+	"adit/internal/testport"
 	"adit/route"
 	"adit/server"
 	"adit/session"
 	"adit/tunnel"
 )
-
-// freeUDPPort returns a port that was free.
-func freeUDPPort(t *testing.T) uint16 {
-	t.Helper()
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pc.Close()
-	return uint16(pc.LocalAddr().(*net.UDPAddr).Port)
-}
 
 // withUDP lets the server give out one port of TCP and UDP, on all addresses.
 func withUDP(port uint16) func(*server.Options) {
@@ -134,7 +124,7 @@ func ask(t *testing.T, c net.Conn, text string) string {
 
 func TestVisitorsReachUDPPort(t *testing.T) {
 	t.Parallel()
-	port := freeUDPPort(t)
+	port := testport.One(t)
 	f := start(t, withUDP(port))
 	s := f.dialLoopback(t, f.secret.Reveal(), session.Options{})
 	streams := echoDatagrams(t, s, "hello ")
@@ -176,7 +166,7 @@ func TestVisitorsReachUDPPort(t *testing.T) {
 // A port is bound on the address that was asked for, and nowhere else.
 func TestBindAddress(t *testing.T) {
 	t.Parallel()
-	port := freeUDPPort(t)
+	port := testport.One(t)
 	f := start(t, withUDP(port))
 	s := f.dialLoopback(t, f.secret.Reveal(), session.Options{})
 	echoDatagrams(t, s, "")
@@ -242,7 +232,7 @@ func asBindError(err error, to **dialect.BindError) bool {
 // have their scopes.
 func TestUDPPortsOfScope(t *testing.T) {
 	t.Parallel()
-	port := freeUDPPort(t)
+	port := testport.One(t)
 	f := start(t, withUDP(port))
 	one := []auth.PortRange{{First: port, Last: port}}
 	udp := f.dialLoopback(t, f.mint(t, auth.TokenClaims{Subject: "u", Scope: auth.Scope{IDs: []string{"a"}, UDPPorts: one}}), session.Options{})
@@ -280,7 +270,7 @@ func TestUDPPortsOfScope(t *testing.T) {
 // afterwards go to the session that took over.
 func TestUDPWaitsForAgent(t *testing.T) {
 	t.Parallel()
-	port := freeUDPPort(t)
+	port := testport.One(t)
 	f := start(t, withUDP(port))
 	w := newWay()
 	d := &native.Dialer{Server: fmt.Sprintf("ws://127.0.0.1:%d", f.Addr().Port()), DialContext: w.dial, Token: func() (string, error) { return f.secret.Reveal(), nil }, Instance: "one"}
@@ -343,7 +333,7 @@ func askUntil(t *testing.T, c net.Conn, text string) string {
 // A rule leads visitors of a UDP port to what its members have bound.
 func TestUDPRoute(t *testing.T) {
 	t.Parallel()
-	port, own := freeUDPPort(t), freeUDPPort(t)
+	port, own := testport.One(t), testport.One(t)
 	f := start(t, withUDP(own))
 	key := route.PortKey(port, true)
 	rule := route.Rule{Name: key, Members: []route.Member{{ID: "one"}, {ID: "two", Priority: 2}}}
@@ -370,7 +360,7 @@ func TestUDPRoute(t *testing.T) {
 // has let go of it.
 func TestUDPEnds(t *testing.T) {
 	t.Parallel()
-	port := freeUDPPort(t)
+	port := testport.One(t)
 	var visits atomic.Int32
 	f := start(t, func(o *server.Options) {
 		withUDP(port)(o)

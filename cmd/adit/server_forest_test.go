@@ -18,6 +18,7 @@ import (
 
 	"adit/dialect/forest"
 	"adit/internal/testca"
+	"adit/internal/testport"
 )
 
 // A forestSetup is the files of a server of forest/tunnel, and of who connects
@@ -127,22 +128,13 @@ func siteWithTLS(t *testing.T, ca *testca.Authority, name, says string) (addr st
 	return s.Listener.Addr().String()
 }
 
-func freePort(t *testing.T) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 // One port serves HTTPS that the server ends, tunnels of adit tls, tunnels of
 // forest/tunnel, and its clients and management.
 func TestServerSharesItsPortWithForest(t *testing.T) {
 	t.Parallel()
 	f := newForestSetup(t)
 	web := testca.New(t)
-	port := freePort(t)
+	port := int(testport.One(t))
 	addr := fmt.Sprint("127.0.0.1:", port)
 	cert, certKey := web.Files(t, testca.Server("tunnel.test", "*.tunnel.test"))
 	key := writeFile(t, testSecret)

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"testing"
+
+	"adit/internal/testport"
 )
 
 // BenchmarkBulk carries bytes from an upstream to a visitor, with mutual TLS
@@ -60,7 +62,7 @@ func BenchmarkBulk(b *testing.B) {
 	}
 	go func() { done <- a.Run(ctx) }()
 	<-changed
-	port := freePort(b)
+	port := int(testport.One(b))
 	set, f, _, err := parseSet(fmt.Appendf(nil, `[{"ClientIdentifier":"home","ListenAddress":"127.0.0.1","ListenPort":%d,"BackEndService":"app"}]`, port), form{})
 	if err == nil {
 		err = s.apply(set, f)

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"adit/internal/testport"
 )
 
 // named is an upstream that answers with its name.
@@ -63,7 +65,7 @@ func TestFailover(t *testing.T) {
 	_, changed = s.agents.pick(nil)
 	runAgent(t, AgentConfig{ClientIdentifier: "second", ServerAddr: addr[0], ServiceToLocalAddrMap: map[string]string{"app": named(t, "two")}})
 	<-changed
-	port := freePort(t)
+	port := int(testport.One(t))
 	set := fmt.Sprintf(`[{"ClientIdentifier":"first","FailoverClientIdentifiers":["refuses","second"],"ListenAddress":"127.0.0.1","ListenPort":%d,"BackEndService":"app"}]`, port)
 	if status, text := put(t, addr[0], set); status != 200 || !strings.Contains(text, `"FailoverClientIdentifiers":["refuses","second"]`) {
 		t.Fatalf("PUT: got %d %s, want 200 and the others named", status, text)

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"adit/internal/testport"
 )
 
 // An event is one of a recorded conversation with the original.
@@ -129,15 +131,6 @@ func (p *peer) expect(e event) {
 	}
 }
 
-func freePort(t testing.TB) int {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
-}
-
 // startServer runs a server without TLS until the test ends.
 func startServer(t *testing.T, c ServerConfig) (s *Server, addr []string) {
 	t.Helper()
@@ -219,7 +212,7 @@ func TestGoldenServer(t *testing.T) {
 			p := &peer{t: t, conn: conn, r: bufio.NewReader(conn), want: newSide(), got: newSide()}
 			var ports []int
 			for range fronts {
-				ports = append(ports, freePort(t))
+				ports = append(ports, int(testport.One(t)))
 			}
 			var visitor net.Conn
 			visits := 0
@@ -299,7 +292,7 @@ func TestGoldenAgent(t *testing.T) {
 			})
 			ln := listenOnly(t)
 			config := AgentConfig{ClientIdentifier: "TestClient1", ServerAddr: ln.Addr().String(),
-				ServiceToLocalAddrMap: map[string]string{"fooService": echo, "alpha": echo, "beta": echo, "gamma": echo, "down": fmt.Sprint("127.0.0.1:", freePort(t))}}
+				ServiceToLocalAddrMap: map[string]string{"fooService": echo, "alpha": echo, "beta": echo, "gamma": echo, "down": fmt.Sprint("127.0.0.1:", testport.One(t))}}
 			if strings.HasPrefix(name, "two") || strings.HasPrefix(name, "first") {
 				config.ServerHost, config.ServiceToLocalAddrMap = "127.0.0.1", nil
 			}

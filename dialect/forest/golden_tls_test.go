@@ -17,6 +17,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"adit/internal/testport"
 )
 
 // A secureServer is a server with TLS, and the authority of its certificates.
@@ -108,7 +110,7 @@ func TestGoldenManagementTLS(t *testing.T) {
 			_, taken, _ := net.SplitHostPort(listenAll(t).Addr().String())
 			text := strings.ReplaceAll(string(b), tt.taken, taken)
 			for _, p := range tt.free {
-				text = strings.ReplaceAll(text, p, fmt.Sprint(freePort(t)))
+				text = strings.ReplaceAll(text, p, fmt.Sprint(testport.One(t)))
 			}
 			var all []exchange
 			if err := json.Unmarshal([]byte(text), &all); err != nil {
@@ -206,7 +208,7 @@ func TestGoldenAdmin(t *testing.T) {
 		t.Fatal(err)
 	}
 	var all []exchange
-	if err := json.Unmarshal([]byte(strings.ReplaceAll(string(b), "36635", fmt.Sprint(freePort(t)))), &all); err != nil {
+	if err := json.Unmarshal([]byte(strings.ReplaceAll(string(b), "36635", fmt.Sprint(testport.One(t)))), &all); err != nil {
 		t.Fatal(err)
 	}
 	services := func() int {
@@ -269,7 +271,7 @@ func TestGoldenThreshold(t *testing.T) {
 		default:
 			if strings.HasPrefix(e.Body, "{") {
 				<-changed
-				port := freePort(t)
+				port := int(testport.One(t))
 				set := fmt.Sprintf(`[{"ClientId":"1.node","ListenAddress":"127.0.0.1","ListenPort":%d,"BackEndService":"fooService","HaProxyProxyProtocol":true}]`, port)
 				parsed, f, _, err := parseSet([]byte(set), form{})
 				if err == nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"adit/internal/testhello"
+	"adit/internal/testport"
 )
 
 // echo is an upstream that sends back what it gets.
@@ -26,7 +27,7 @@ func TestHellos(t *testing.T) {
 	_, changed := s.agents.pick(nil)
 	runAgent(t, AgentConfig{ClientIdentifier: "home", ServerAddr: addr[0], ServiceToLocalAddrMap: map[string]string{"echo": echo(t)}})
 	<-changed
-	port := freePort(t)
+	port := int(testport.One(t))
 	set := fmt.Sprintf(`[{"ClientIdentifier":"home","ListenAddress":"127.0.0.1","ListenPort":%d,"ListenHostnameGlob":"www.*.com","BackEndService":"echo"}]`, port)
 	if status, text := put(t, addr[0], set); status != 200 {
 		t.Fatalf("PUT: got %d %s, want 200", status, text)

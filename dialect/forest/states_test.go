@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/yamux"
+
+	"adit/internal/testport"
 )
 
 // old connects an agent of a state of the original, which answers each visitor
@@ -95,7 +97,7 @@ func TestStatesSideBySide(t *testing.T) {
 				}
 				s.ca.client(cn, st.name)
 				s.old(st.header, st.name, st.name)
-				fronts[st.name] = freePort(t)
+				fronts[st.name] = int(testport.One(t))
 				entry := fmt.Sprintf(`{"ClientIdentifier":%q,"ListenAddress":"127.0.0.1","ListenPort":%d,"BackEndService":"4711"}`, st.name, fronts[st.name])
 				if config.twoPort() {
 					entry = fmt.Sprintf(`{"ClientIdentifier":%q,"FrontEndListenPort":%d,"BackEndPort":4711}`, st.name, fronts[st.name])
@@ -138,7 +140,7 @@ func TestSetIsAtomic(t *testing.T) {
 	_, changed := s.agents.pick(nil)
 	runAgent(t, AgentConfig{ClientIdentifier: "home", ServerAddr: addr, ServiceToLocalAddrMap: map[string]string{"a": named(t, "a"), "b": named(t, "b")}})
 	<-changed
-	was, fresh, low := freePort(t), freePort(t), 1
+	was, fresh, low := int(testport.One(t)), int(testport.One(t)), 1
 	_, taken, _ := net.SplitHostPort(listenAll(t).Addr().String())
 	entry := func(client, address string, port any, service string) string {
 		return fmt.Sprintf(`{"ClientIdentifier":%q,"ListenAddress":%q,"ListenPort":%v,"BackEndService":%q}`, client, address, port, service)
