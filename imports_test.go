@@ -44,7 +44,7 @@ var allowed = []struct {
 	{"forward", []string{"tunnel", "auth", "internal/..."}},
 	{"agent", []string{"tunnel", "dialect", "dialect/...", "forward", "internal/..."}},
 	{"cluster", []string{"tunnel", "route", "session", "internal/..."}},
-	{"admin", []string{"tunnel", "auth", "route", "cluster"}},
+	{"admin", []string{"tunnel", "auth", "route", "cluster", "internal/..."}},
 	{"server", []string{
 		"tunnel", "internal/...", "session", "carrier", "carrier/...", "doctor", "auth", "dialect", "dialect/...",
 		"route", "policy", "ingress", "forward", "cluster", "admin",

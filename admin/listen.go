@@ -2,20 +2,19 @@ package admin
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"adit/internal/usersocket"
 )
 
 const (
@@ -25,7 +24,6 @@ const (
 	idleTimeout   = 2 * time.Minute
 	maxHead       = 16 << 10
 	closeTimeout  = time.Second
-	socketMode    = 0o600
 	unixPrefix    = "unix:"
 	maxSocketPath = 107 // bytes, of Linux
 )
@@ -59,36 +57,11 @@ func Listen(addr string) (net.Listener, error) {
 	if !ok {
 		return net.Listen("tcp", addr)
 	}
-	if err := removeStale(path); err != nil {
-		return nil, err
-	}
-	ln, err := net.Listen("unix", path)
+	ln, err := usersocket.Listen(path)
 	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, socketMode); err != nil {
-		ln.Close()
-		return nil, err
+		return nil, fmt.Errorf("admin address: %w", err)
 	}
 	return ln, nil
-}
-
-// removeStale removes a socket that was left behind.
-func removeStale(path string) error {
-	info, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
-		return err
-	case info.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("admin address %s: there is a file that is no socket", path)
-	}
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		c.Close()
-		return fmt.Errorf("admin address %s: another process listens there", path)
-	}
-	return os.Remove(path)
 }
 
 // Public reports whether others than those on this machine may reach ln.

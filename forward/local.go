@@ -4,15 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"time"
 
 	"adit/internal/pacing"
 	"adit/internal/relay"
+	"adit/internal/usersocket"
 	"adit/tunnel"
 )
 
@@ -69,7 +68,7 @@ func Listen(spec Spec, opts Options) (*Local, error) {
 	case "udp":
 		l.pc, err = net.ListenPacket("udp", spec.Local)
 	case "unix":
-		l.ln, err = listenUnix(spec.Local)
+		l.ln, err = usersocket.Listen(spec.Local)
 	case "tcp":
 		lc := net.ListenConfig{Control: pacing.Control}
 		lc.SetMultipathTCP(false)
@@ -82,28 +81,6 @@ func Listen(spec Spec, opts Options) (*Local, error) {
 	}
 	l.log = opts.Logger.With("listen", l.Addr().String())
 	return l, nil
-}
-
-// listenUnix listens at path, which only the user may connect to. A socket that
-// nobody serves any more is replaced.
-func listenUnix(path string) (net.Listener, error) {
-	if info, err := os.Lstat(path); err == nil && info.Mode().Type() == fs.ModeSocket {
-		c, err := net.DialTimeout("unix", path, time.Second)
-		if err == nil {
-			c.Close()
-			return nil, fmt.Errorf("listen unix %s: somebody serves it already", path)
-		}
-		os.Remove(path)
-	}
-	ln, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		ln.Close()
-		return nil, err
-	}
-	return ln, nil
 }
 
 // Addr returns where l listens.

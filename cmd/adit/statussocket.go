@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"adit/internal/screen"
+	"adit/internal/usersocket"
 )
 
 // Agents tell adit status how they are through sockets, one for each process,
@@ -145,15 +146,7 @@ func listenReports(dir string) (net.Listener, error) {
 		return nil, err
 	}
 	removeStaleReports(dir)
-	ln, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		ln.Close()
-		return nil, err
-	}
-	return ln, nil
+	return usersocket.Listen(path)
 }
 
 // removeStaleReports removes the sockets that processes left behind which were

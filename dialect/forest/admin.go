@@ -15,6 +15,8 @@ import (
 	"path"
 	"strconv"
 	"time"
+
+	"adit/internal/usersocket"
 )
 
 // adminTime bounds a call on the admin socket, and that to the server.
@@ -35,12 +37,8 @@ func listenAdmin(name string) (net.Listener, error) {
 			return nil, fmt.Errorf("AdminUnixSocket: %w", err)
 		}
 	}
-	ln, err := net.Listen("unix", name)
+	ln, err := usersocket.Listen(name)
 	if err != nil {
-		return nil, fmt.Errorf("AdminUnixSocket: %w", err)
-	}
-	if err := os.Chmod(name, 0o600); err != nil {
-		ln.Close()
 		return nil, fmt.Errorf("AdminUnixSocket: %w", err)
 	}
 	return ln, nil
