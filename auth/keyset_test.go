@@ -3,7 +3,6 @@ package auth_test
 import (
 	"bytes"
 	"context"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -13,21 +12,12 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
-	"io"
-	"log"
-	"math/big"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"adit/auth"
@@ -37,136 +27,6 @@ const (
 	issuer   = "https://issuer.test"
 	audience = "adit.test"
 )
-
-// b64 is how keys and tokens write bytes.
-func b64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
-
-// A signer has a private key of one of the algorithms that key sets have.
-type signer struct {
-	alg, kid string
-	key      crypto.Signer
-}
-
-// Keys of RSA take long to make.
-var rsaKey = sync.OnceValue(func() *rsa.PrivateKey {
-	k, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		panic(err)
-	}
-	return k
-})
-
-func newSigner(t testing.TB, alg, kid string) *signer {
-	t.Helper()
-	s := &signer{alg: alg, kid: kid}
-	var err error
-	switch alg {
-	case "RS256":
-		s.key = rsaKey()
-	case "ES256":
-		s.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	case "EdDSA":
-		_, s.key, err = ed25519.GenerateKey(rand.Reader)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-// jwk is the public key as a key set has it.
-func (s *signer) jwk(t testing.TB) m {
-	t.Helper()
-	switch k := s.key.Public().(type) {
-	case *rsa.PublicKey:
-		return m{"kty": "RSA", "kid": s.kid, "n": b64(k.N.Bytes()), "e": b64(big.NewInt(int64(k.E)).Bytes())}
-	case *ecdsa.PublicKey:
-		b, err := k.Bytes()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return m{"kty": "EC", "kid": s.kid, "crv": "P-256", "x": b64(b[1:33]), "y": b64(b[33:])}
-	case ed25519.PublicKey:
-		return m{"kty": "OKP", "kid": s.kid, "crv": "Ed25519", "x": b64(k)}
-	}
-	panic("unreachable")
-}
-
-// sign signs header and claims, whatever they say, with the signer's key.
-func (s *signer) sign(t testing.TB, header, claims m) string {
-	t.Helper()
-	h, err1 := json.Marshal(header)
-	c, err2 := json.Marshal(claims)
-	if err := errors.Join(err1, err2); err != nil {
-		t.Fatal(err)
-	}
-	text := b64(h) + "." + b64(c)
-	digest := sha256.Sum256([]byte(text))
-	var sig []byte
-	var err error
-	switch k := s.key.(type) {
-	case *rsa.PrivateKey:
-		sig, err = rsa.SignPKCS1v15(rand.Reader, k, crypto.SHA256, digest[:])
-	case *ecdsa.PrivateKey:
-		r, v, serr := ecdsa.Sign(rand.Reader, k, digest[:])
-		size := (k.Params().BitSize + 7) / 8
-		err, sig = serr, make([]byte, 2*size)
-		r.FillBytes(sig[:size])
-		v.FillBytes(sig[size:])
-	case ed25519.PrivateKey:
-		sig = ed25519.Sign(k, []byte(text))
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return text + "." + b64(sig)
-}
-
-// token is a good token, but for what change says.
-func (s *signer) token(t testing.TB, change m) string {
-	t.Helper()
-	return s.sign(t, m{"alg": s.alg, "kid": s.kid}, goodClaims(change))
-}
-
-func goodClaims(change m) m {
-	c := m{
-		"iss": issuer, "aud": audience, "sub": "robot", "jti": "j1",
-		"iat": time.Now().Unix(), "exp": time.Now().Add(time.Hour).Unix(),
-		"adit": m{"ids": []string{"web-*"}},
-	}
-	for k, v := range change {
-		if v == nil {
-			delete(c, k)
-		} else {
-			c[k] = v
-		}
-	}
-	return c
-}
-
-func keySet(t testing.TB, keys ...m) []byte {
-	t.Helper()
-	b, err := json.Marshal(m{"keys": keys})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-// withKeys returns an authenticator with a key set in a file.
-func withKeys(t testing.TB, more auth.Options, keys ...m) (a *auth.Authenticator, path string) {
-	t.Helper()
-	path = filepath.Join(t.TempDir(), "jwks.json")
-	if err := os.WriteFile(path, keySet(t, keys...), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	k, err := auth.NewKeySet(auth.KeySetOptions{Source: path, Issuer: issuer, Audience: audience})
-	if err != nil {
-		t.Fatal(err)
-	}
-	more.Keys = k
-	return authenticator(t, more), path
-}
 
 func TestKeySetTokens(t *testing.T) {
 	t.Parallel()
@@ -277,8 +137,6 @@ func TestKeySetTokens(t *testing.T) {
 	onlySecret := authenticator(t, auth.Options{Secrets: []auth.Secret{secret(t, rawOld)}})
 	check(t, onlySecret, auth.Claim{Token: rs.token(t, nil)}, auth.InvalidCredential)
 }
-
-func withoutSignature(tok string) string { return tok[:strings.LastIndexByte(tok, '.')+1] }
 
 func TestKeySetFiles(t *testing.T) {
 	t.Parallel()
@@ -415,214 +273,6 @@ func TestKeyFileIsRotated(t *testing.T) {
 	if _, err := a.Recheck(i); !isCode(err, auth.RevokedCredential) {
 		t.Errorf("Recheck when the key is gone: got %v, want code %s", err, auth.RevokedCredential)
 	}
-}
-
-// An answerer answers for a URL, in a synctest bubble.
-type answerer struct {
-	mu     sync.Mutex
-	asked  []time.Time
-	answer func() (*http.Response, error)
-}
-
-func (f *answerer) RoundTrip(r *http.Request) (*http.Response, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.asked = append(f.asked, time.Now())
-	resp, err := f.answer()
-	if resp != nil {
-		resp.Request = r
-	}
-	return resp, err
-}
-
-func (f *answerer) set(answer func() (*http.Response, error)) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.answer = answer
-}
-
-func (f *answerer) count() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.asked)
-}
-
-func ok(body []byte) func() (*http.Response, error) { return status(200, body, nil) }
-
-func status(code int, body []byte, header http.Header) func() (*http.Response, error) {
-	return func() (*http.Response, error) {
-		return &http.Response{StatusCode: code, Body: io.NopCloser(bytes.NewReader(body)), Header: header, ProtoMajor: 1, ProtoMinor: 1}, nil
-	}
-}
-
-func urlKeys(t testing.TB, f http.RoundTripper) *auth.Authenticator {
-	t.Helper()
-	k, err := auth.NewKeySet(auth.KeySetOptions{Source: "https://issuer.test/jwks?key=hidden", Issuer: issuer, Audience: audience, Client: &http.Client{Transport: f}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return authenticator(t, auth.Options{Keys: k})
-}
-
-// The keys of a URL are fetched at the start, now and then, and when a token
-// has a new kid, but never more often than the limit.
-func TestKeysOfURLAreRotated(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		old, next := newSigner(t, "ES256", "old"), newSigner(t, "ES256", "new")
-		f := &answerer{answer: ok(keySet(t, old.jwk(t)))}
-		a := urlKeys(t, f)
-		running(t, a)
-		check(t, a, auth.Claim{Token: old.token(t, nil)}, "")
-		if n := f.count(); n != 1 {
-			t.Errorf("asked %d times, want once", n)
-		}
-
-		// At once after the last look a strange kid is refused without one.
-		check(t, a, auth.Claim{Token: next.token(t, nil)}, auth.InvalidCredential)
-		time.Sleep(31 * time.Second)
-		f.set(ok(keySet(t, old.jwk(t), next.jwk(t))))
-		check(t, a, auth.Claim{Token: next.token(t, nil)}, "") // waits for a look
-		if n := f.count(); n != 2 {
-			t.Errorf("asked %d times, want twice", n)
-		}
-
-		// Whoever makes up kids causes a look each 30 s, and no more.
-		before := f.count()
-		for i := range 300 {
-			made := newSigner(t, "EdDSA", fmt.Sprint("made-up-", i))
-			check(t, a, auth.Claim{Token: made.token(t, nil)}, auth.InvalidCredential)
-			time.Sleep(time.Second)
-		}
-		if n := f.count() - before; n > 11 {
-			t.Errorf("asked %d times in 300 s, want 10", n)
-		}
-
-		// Nobody asks: it looks by itself.
-		f.set(ok(keySet(t, next.jwk(t))))
-		time.Sleep(11 * time.Minute)
-		check(t, a, auth.Claim{Token: old.token(t, nil)}, auth.InvalidCredential)
-		check(t, a, auth.Claim{Token: next.token(t, nil)}, "")
-	})
-}
-
-// When the URL does not answer, or not well, the keys stay in force for a day.
-func TestStaleKeys(t *testing.T) {
-	t.Parallel()
-	for name, answer := range map[string]func() (*http.Response, error){
-		"unreachable": func() (*http.Response, error) { return nil, errors.New("no route") },
-		"500":         status(500, nil, nil),
-		"no content":  ok(nil),
-		"malformed":   ok([]byte("<html>")),
-		"empty set":   ok([]byte(`{"keys":[]}`)),
-		"symmetric":   ok([]byte(`{"keys":[{"kty":"oct","k":"AAAAAAAAAAAAAAAAAAAAAA"}]}`)),
-		"too large":   ok(bytes.Repeat([]byte(" "), 1<<20)),
-		"redirect":    status(302, nil, http.Header{"Location": {"http://127.0.0.1/jwks"}}),
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				s := newSigner(t, "EdDSA", "k")
-				f := &answerer{answer: ok(keySet(t, s.jwk(t)))}
-				a := urlKeys(t, f)
-				running(t, a)
-				long := m{"exp": time.Now().Add(100 * time.Hour).Unix()}
-				i := check(t, a, auth.Claim{Token: s.token(t, long)}, "")
-				f.set(answer)
-				time.Sleep(23 * time.Hour)
-				check(t, a, auth.Claim{Token: s.token(t, long)}, "")
-				time.Sleep(2 * time.Hour)
-				check(t, a, auth.Claim{Token: s.token(t, long)}, auth.Busy)
-				if _, err := a.Recheck(i); err != nil {
-					t.Errorf("Recheck: %v: that nobody answers must not end sessions", err)
-				}
-				f.set(ok(keySet(t, s.jwk(t))))
-				time.Sleep(time.Minute)
-				check(t, a, auth.Claim{Token: s.token(t, long)}, "")
-			})
-		})
-	}
-}
-
-// A URL that hangs keeps few tokens waiting, and those not for long.
-func TestHangingURL(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		k, err := auth.NewKeySet(auth.KeySetOptions{Source: "https://issuer.test/jwks", Issuer: issuer, Audience: audience,
-			Client: &http.Client{Transport: hanging{}}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		a := authenticator(t, auth.Options{Keys: k})
-		running(t, a)
-		tok := newSigner(t, "EdDSA", "k").token(t, nil)
-		began := time.Now()
-		var wg sync.WaitGroup
-		var mu sync.Mutex
-		atOnce := 0
-		for range 100 {
-			wg.Go(func() {
-				check(t, a, auth.Claim{Token: tok}, auth.Busy)
-				if time.Since(began) == 0 {
-					mu.Lock()
-					atOnce++
-					mu.Unlock()
-				}
-			})
-		}
-		wg.Wait()
-		if took := time.Since(began); took > 10*time.Second {
-			t.Errorf("it took %v, want at most 10 s", took)
-		}
-		if atOnce < 80 {
-			t.Errorf("%d of 100 were answered at once, want all but a few", atOnce)
-		}
-		// One whose agent has gone does not wait.
-		time.Sleep(time.Minute)
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		began = time.Now()
-		if _, err := a.Authenticate(ctx, auth.Claim{Token: tok}); !isCode(err, auth.Busy) || time.Since(began) > time.Second {
-			t.Errorf("got %v after %v, want code %s within the second", err, time.Since(began), auth.Busy)
-		}
-	})
-}
-
-type hanging struct{}
-
-func (hanging) RoundTrip(r *http.Request) (*http.Response, error) {
-	<-r.Context().Done()
-	return nil, r.Context().Err()
-}
-
-// The default client verifies who answers.
-func TestKeysOfUnknownAuthority(t *testing.T) {
-	t.Parallel()
-	s := newSigner(t, "EdDSA", "k")
-	serve := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write(keySet(t, s.jwk(t))) })
-	secure, plain := httptest.NewUnstartedServer(serve), httptest.NewServer(serve)
-	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
-	secure.StartTLS()
-	defer secure.Close()
-	defer plain.Close()
-	for _, tt := range []struct {
-		url    string
-		client *http.Client
-		want   auth.Code
-	}{
-		{secure.URL, nil, auth.Busy}, // not trusted
-		{secure.URL, secure.Client(), ""},
-		{plain.URL, nil, ""}, // loopback
-	} {
-		k, err := auth.NewKeySet(auth.KeySetOptions{Source: tt.url, Issuer: issuer, Audience: audience, Client: tt.client})
-		if err != nil {
-			t.Fatal(err)
-		}
-		a := authenticator(t, auth.Options{Keys: k})
-		running(t, a)
-		check(t, a, auth.Claim{Token: s.token(t, nil)}, tt.want)
-	}
-	secure.Client().CloseIdleConnections()
 }
 
 // FuzzKeySet feeds files to the parser, and FuzzKeySetToken tokens to an

@@ -13,7 +13,6 @@ package server
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -26,164 +25,14 @@ import (
 	"time"
 
 	"adit/auth"
-	"adit/dialect"
 	"adit/doctor"
 	"adit/ingress"
 	"adit/internal/certs"
 	"adit/internal/pacing"
-	"adit/internal/proxyheader"
 	"adit/policy"
 	"adit/route"
 	"adit/tunnel"
 )
-
-// Options configures a Server. Dialects and Auth are required.
-type Options struct {
-	// Listen is the TCP address for visitors and agents alike, such as
-	// ":8080". Public ports are bound on its host. If empty, visitors and
-	// agents come through ServeHTTP alone, and public ports are bound on all
-	// addresses.
-	Listen string
-
-	// Domain is the domain below which each ID has a hostname. If empty, IDs
-	// have hostnames below "localhost" only, which lead to this machine for
-	// those that are on it, and PathMode is required.
-	Domain string
-
-	// PathMode serves each ID below /<id>/ too, at Domain itself and at
-	// addresses.
-	PathMode bool
-
-	// Rules, if not nil, are how visitors are served instead of adit's own
-	// way, with the IDs that PathMode and Domain stand for.
-	Rules *ingress.Rules
-
-	// Own is asked about requests for the server itself before its dialects
-	// are: those of which ingress.HTTPOptions.Own is told. nil means none.
-	Own func(*http.Request) http.Handler
-
-	// Secure ends the TLS of all who connect to Listen. If nil, they come
-	// without.
-	Secure *tls.Config
-
-	// OpenTimeout bounds how long an agent may take to accept a visitor's
-	// stream; 0 means 10 s.
-	OpenTimeout time.Duration
-
-	// MaxHeadBytes bounds the head of a visitor's request, and of its
-	// response; 0 means 64 KiB.
-	MaxHeadBytes int
-
-	// PublicURL is how visitors reach the server from outside, if that is not
-	// obvious: behind a TLS proxy "https://tunnel.example.com", say. If it
-	// and Domain are empty, each agent is told addresses under the host by
-	// which it reached the server itself.
-	//
-	// It has a path only where ServeHTTP is mounted below that path, such as
-	// "https://example.com/tunnels"; then there is neither Listen nor Domain.
-	PublicURL string
-
-	// TLS is the port for visitors and agents who speak TLS, beside Listen;
-	// nil means that there is none.
-	TLS *TLSOptions
-
-	// QUICListen is the UDP address for agents that use QUIC as their carrier,
-	// with the certificates of TLS, which it needs. If empty, there is none.
-	QUICListen string
-
-	// H2C lets visitors without TLS speak HTTP/2 from the first byte, as
-	// those with TLS may anyway.
-	H2C bool
-
-	// TCPPorts and UDPPorts are the public ports that agents may be given.
-	TCPPorts, UDPPorts []ingress.PortRange
-
-	// TrustedProxies are addresses whose forwarded header fields are kept.
-	TrustedProxies []netip.Prefix
-
-	// ProxyProtocolFrom are addresses of load balancers whose connections
-	// begin with a header of the PROXY protocol, version 1 or 2, which says
-	// who is behind them: at Listen, at the port of TLS and at public TCP
-	// ports. From there a connection without is closed; from everywhere else
-	// a header is not taken for one.
-	ProxyProtocolFrom []netip.Prefix
-
-	// Policy is what all visitors are under, beside the policies of the
-	// tunnels that they go to: both must let them in. It takes AllowIP,
-	// DenyIP, Rate, TotalRate, MaxBody and VisitorCA; the last two are for
-	// HTTP visitors alone. See also SetPolicy.
-	Policy policy.Policy
-
-	// RegistrantPolicy, if not nil, returns what the visitors of an ID are
-	// under whose agent cannot ask for anything: see dialect.Registrant. An
-	// error turns the agent away. It may be called by several goroutines.
-	RegistrantPolicy func(tunnel.ID) (policy.Policy, error)
-
-	// Hold is how long visitors wait for an agent that is away; 0 means 30 s,
-	// negative means not at all.
-	Hold time.Duration
-
-	// Dialects are the protocols that agents may speak.
-	Dialects []dialect.Dialect
-
-	// Auth decides on agents' claims. The server runs it.
-	Auth *auth.Authenticator
-
-	// Forward is where the server connects agents to that ask for it, as far as
-	// their credentials allow it too; holders of the shared secret may go
-	// everywhere here. If empty, the server forwards nothing. The dialects
-	// have to let agents open streams.
-	Forward []auth.ForwardRule
-
-	// NoDoctor turns away those who examine the way to the server, without
-	// credentials; see package doctor. With Rules that is always so.
-	NoDoctor bool
-
-	// ReservedIDs are IDs that agents may bind only if their credentials name
-	// them.
-	ReservedIDs auth.Reserved
-
-	// MaxAgentsPerSubject is how many agents may be connected at a time with
-	// credentials of one subject, but for the shared secret; 0 means any
-	// number.
-	MaxAgentsPerSubject int
-
-	// Grace is how long Run lets requests finish when its ctx ends; 0 means
-	// 10 s, negative that it does not.
-	Grace time.Duration
-
-	// DrainDelay is how long Run goes on as before when its ctx ends, but for
-	// Ready: load balancers notice, and send visitors elsewhere. 0 means not
-	// at all.
-	DrainDelay time.Duration
-
-	// Reload is what Server.Reload reads again.
-	Reload []Reloader
-
-	// OnRequest is called after each request of an HTTP visitor, and after each
-	// visitor of other protocols; it must not block. Tracer follows requests.
-	// Either may be nil.
-	OnRequest func(ingress.Finished)
-	Tracer    ingress.Tracer
-
-	// BlockFile is where the names that the operator has blocked last. If
-	// empty, they are forgotten with the server.
-	BlockFile string
-
-	// Routes are the operator's rules for who serves which name, if
-	// RoutesFixed is set. Otherwise they are set through the admin API, and
-	// RouteFile is where they last; if that is empty, they are forgotten with
-	// the server.
-	Routes      []route.Rule
-	RoutesFixed bool
-	RouteFile   string
-
-	// Version is that of the program, for operators.
-	Version string
-
-	// Logger receives the server's events. If nil, nothing is logged.
-	Logger *slog.Logger
-}
 
 const (
 	maxHandshakes = 256              // agents that are being admitted at a time
@@ -192,9 +41,6 @@ const (
 	maxWarmup     = 20 * time.Second // agents try again after 15 s at most
 	localDomain   = "localhost"      // RFC 6761, section 6.3
 )
-
-// errRan says that a Server was run before.
-var errRan = errors.New("server: Run was called before")
 
 // A Server is a running or startable server. Its methods are safe for
 // concurrent use.
@@ -470,136 +316,3 @@ func (s *Server) URL() string {
 // it has begun, and new requests with 503; the program ends Run before its own
 // server, which does not wait for conns that were taken over.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.http.ServeHTTP(w, r) }
-
-// Run serves until ctx ends or the listener fails. When ctx ends it says so in
-// Ready, tells agents to look for another server, and goes on for
-// Options.DrainDelay. Then it takes no new visitors, lets what they have begun
-// finish for Options.Grace, and returns nil when nothing of the server is left.
-// It can be called once.
-func (s *Server) Run(ctx context.Context) error {
-	s.mu.Lock()
-	ran := s.ran
-	s.ran = true
-	s.mu.Unlock()
-	if ran {
-		return errRan
-	}
-	served := make(chan error, 4)
-	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
-	var wg sync.WaitGroup
-	if s.ln != nil {
-		ln := proxyheader.Listen(s.ln, s.opts.ProxyProtocolFrom)
-		if s.opts.Secure != nil {
-			ln = secureListener{s.ln.(*net.TCPListener), s.opts.Secure}
-		}
-		wg.Go(func() { served <- s.http.Serve(serving, ln) })
-	}
-	if s.tls != nil {
-		s.runTLS(serving, &wg, served)
-	}
-	if s.quic != nil {
-		s.runQUIC(&wg, served)
-	}
-	wg.Go(func() { s.opts.Auth.Run(serving, s.recheckAll) })
-
-	var err error
-	select {
-	case err = <-served:
-	case <-ctx.Done():
-		err = s.drain(served)
-	}
-	stop()
-	if s.tls != nil {
-		s.tls.Close()
-	}
-	s.http.Close()
-	if s.doctor != nil {
-		s.doctor.Close()
-	}
-	s.tcp.Close()
-	s.udp.Close()
-	if s.quic != nil {
-		s.quic.srv.Close()
-	}
-	s.endAll()
-	s.table.Close()
-	s.agents.Wait()
-	if s.quic != nil {
-		s.quic.ln.End()
-	}
-	s.memory.stop()
-	wg.Wait()
-	return err
-}
-
-// drain lets what is going on come to its end, for the grace period. The error
-// is that of a listener that fails before.
-func (s *Server) drain(served <-chan error) error {
-	s.log.Info("draining", "delay", s.opts.DrainDelay, "grace", max(s.opts.Grace, 0))
-	s.mu.Lock()
-	s.draining = true
-	s.mu.Unlock()
-	for _, b := range s.binders() {
-		if d, ok := b.tunnel.(tunnel.Drainer); ok {
-			d.Drain("the server is shutting down")
-		}
-	}
-	if s.opts.DrainDelay > 0 {
-		s.http.Retire()
-		delay := time.NewTimer(s.opts.DrainDelay)
-		defer delay.Stop()
-		select {
-		case <-delay.C:
-		case err := <-served:
-			return err
-		}
-	}
-	s.close()
-	s.table.Drain() // nobody need wait for an agent: none is coming
-	ctx, cancel := context.WithTimeout(context.Background(), s.opts.Grace)
-	defer cancel()
-	var wg sync.WaitGroup
-	wg.Go(func() { s.http.Shutdown(ctx) })
-	if s.tls != nil {
-		wg.Go(func() { s.tls.Shutdown(ctx) })
-	}
-	wg.Go(func() { s.tcp.Shutdown(ctx) })
-	wg.Go(func() { s.udp.Shutdown(ctx) })
-	wg.Go(func() { s.forwards.shutdown(ctx) })
-	wg.Wait()
-	return nil
-}
-
-// close admits no more agents, and returns the tunnels of those that are here.
-func (s *Server) close() []tunnel.Tunnel {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closing = true
-	all := make([]tunnel.Tunnel, 0, len(s.tunnels))
-	for t := range s.tunnels {
-		all = append(all, t)
-	}
-	return all
-}
-
-// endAll ends all tunnels and handshakes.
-func (s *Server) endAll() {
-	tunnels := s.close()
-	s.mu.Lock()
-	for c := range s.handshakes {
-		c.Close()
-	}
-	s.mu.Unlock()
-	var wg sync.WaitGroup
-	for _, t := range tunnels {
-		wg.Go(func() { end(t, tunnel.EndShutdown, "the server is shutting down") })
-	}
-	wg.Wait()
-}
-
-func end(t tunnel.Tunnel, code tunnel.EndCode, reason string) error {
-	if e, ok := t.(tunnel.Ender); ok {
-		return e.End(code, reason)
-	}
-	return t.Close()
-}
