@@ -14,17 +14,22 @@ type dropIn struct {
 	name  string // of the command, and of a link to adit that is called instead
 	short string
 	run   func(p *program, ctx context.Context, args []string) (code int)
+
+	// diesOfSignals is for a program that handles none: whoever has started it
+	// sees that a signal has killed it. Ours does so when it has come to its end,
+	// and leaves a signal alone that was to be ignored, as nohup asks.
+	diesOfSignals bool
 }
 
 // dropIns is a function, since a program's help names the others.
 func dropIns() []dropIn {
 	return []dropIn{
-		{"tcp-over-websocket", "Stand in for tcp-over-websocket", (*program).tcpOverWebsocket},
-		{"websocktunnel", "Stand in for Taskcluster's websocktunnel, or webhooktunnel", (*program).websocktunnel},
-		{"wst-client", "Stand in for the client of websocktunnel", (*program).wstClient},
-		{"whclient", "Stand in for the client of webhooktunnel", (*program).whclient},
-		{"wstunnel", "Stand in for RightScale's wstunnel", (*program).wstunnel},
-		{"forest", "Stand in for forest/tunnel", (*program).forest},
+		{"tcp-over-websocket", "Stand in for tcp-over-websocket", (*program).tcpOverWebsocket, true},
+		{"websocktunnel", "Stand in for Taskcluster's websocktunnel, or webhooktunnel", (*program).websocktunnel, true},
+		{"wst-client", "Stand in for the client of websocktunnel", (*program).wstClient, false},
+		{"whclient", "Stand in for the client of webhooktunnel", (*program).whclient, false},
+		{"wstunnel", "Stand in for RightScale's wstunnel", (*program).wstunnel, true},
+		{"forest", "Stand in for forest/tunnel", (*program).forest, true},
 	}
 }
 

@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -41,9 +39,14 @@ func main() {
 
 		serviceDirs: serviceReportDirs,
 	}
+	d, _, standsIn := dropInFor(os.Args[0], os.Args[1:])
+	p.diesOfSignals = standsIn && d.diesOfSignals
 	ctx, stop := p.untilSignal()
 	code := p.runAs(ctx, os.Args[0], os.Args[1:])
 	stop()
+	if p.diesOfSignals {
+		p.dieOfSignal()
+	}
 	os.Exit(code)
 }
 
@@ -60,6 +63,9 @@ type program struct {
 	terminal *os.File // out, if it is one that a screen can be shown on
 	shown    atomic.Pointer[screen.Screen]
 	hangups  hangups
+
+	diesOfSignals bool                      // as in dropIn
+	signalled     atomic.Pointer[os.Signal] // that the program ends for; nil if there was none
 
 	lines sync.Once
 	input *lineSource // tokens on in, after tokensOfInput
@@ -190,37 +196,3 @@ type usageError struct{ text string }
 func (e *usageError) Error() string { return e.text }
 
 func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
-
-// untilSignal returns a context that ends with the first SIGINT or SIGTERM; the
-// second ends the process at once. SIGHUP goes to the command that can reload
-// something. Where there is none, or the terminal is gone on which a person has
-// started it, it ends the context too.
-func (p *program) untilSignal() (context.Context, func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	done := make(chan struct{})
-	go func() {
-		for told := false; ; {
-			select {
-			case s := <-signals:
-				switch hangup := s == syscall.SIGHUP; {
-				case hangup && !(p.person && terminalGone(os.Stdout)) && p.hangups.tell():
-				case !told:
-					told = true
-					cancel()
-				case !hangup:
-					p.restoreTerminal()
-					os.Exit(exitFailed)
-				}
-			case <-done:
-				return
-			}
-		}
-	}()
-	return ctx, func() {
-		signal.Stop(signals)
-		close(done)
-		cancel()
-	}
-}

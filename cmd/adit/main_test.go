@@ -17,7 +17,16 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		os.Unsetenv(asProgram)
+		main()
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// asProgram is set for the program of the tests to be adit.
+const asProgram = "ADIT_TEST_AS_PROGRAM"
 
 const (
 	testSecret = "a secret of these tests alone"
