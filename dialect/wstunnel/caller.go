@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"adit/internal/http1"
@@ -34,6 +35,8 @@ type caller struct {
 	conn net.Conn
 	addr string
 
+	state atomic.Int32 // one of the states below
+
 	in       []byte // in[r:w] was read and not used
 	r, w     int
 	out      []byte
@@ -45,6 +48,13 @@ type caller struct {
 	tunnel   *Tunnel
 	watch    callerWatcher
 }
+
+// States of a caller.
+const (
+	callerIdles  = iota // it has no request that is to be answered
+	callerWaits         // it has one
+	callerLeaves        // its connection was closed while it had none
+)
 
 func newCaller(f *front, conn net.Conn) *caller {
 	c := &caller{f: f, s: f.s, conn: conn, addr: conn.RemoteAddr().String(), in: make([]byte, callerBuffer)}
@@ -59,6 +69,9 @@ func (c *caller) serve() (given bool) {
 		if err != nil {
 			return false
 		}
+		if !c.state.CompareAndSwap(callerIdles, callerWaits) {
+			return false
+		}
 		head := c.in[c.r : c.r+n]
 		if n == 0 || c.req.Parse(head, http1.Limits{AnyTarget: true}) != nil || !c.plain() {
 			return c.f.give(c.conn, c.in[c.r:c.w])
@@ -69,6 +82,9 @@ func (c *caller) serve() (given bool) {
 			return c.f.give(c.conn, c.in[c.r:c.w])
 		}
 		if !c.relay(t, target, n) || !c.req.KeepAlive {
+			return false
+		}
+		if c.state.Store(callerIdles); c.f.draining.Load() {
 			return false
 		}
 	}
@@ -207,6 +223,7 @@ func (c *caller) relay(t *Tunnel, target string, n int) bool {
 		line.ret(statusOf(err), err)
 		return !gone && c.refuse(err)
 	}
+	c.req.KeepAlive = c.req.KeepAlive && !c.f.draining.Load()
 	gone, ended := false, false
 	end := func() {
 		if !ended {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"adit/internal/replay"
@@ -35,15 +36,20 @@ type front struct {
 	given chan net.Conn
 	done  chan struct{} // closed when no more are given
 
+	draining atomic.Bool // connections end with the answer that is due
+
 	mu      sync.Mutex // guards the fields below
-	conns   map[net.Conn]struct{}
+	conns   map[net.Conn]*caller
+	gone    chan struct{} // closed when there are none left, if draining
 	over    bool
 	callers sync.WaitGroup
 }
 
-// Serve serves l until ctx ends or l fails, and closes l and all tunnels.
+// Serve serves l until ctx ends or l fails. When ctx ends it takes no more
+// connections, and lets requests finish for Options.Grace. It closes l and all
+// tunnels.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	f := &front{s: s, given: make(chan net.Conn), done: make(chan struct{}), conns: make(map[net.Conn]struct{})}
+	f := &front{s: s, given: make(chan net.Conn), done: make(chan struct{}), conns: make(map[net.Conn]*caller)}
 	f.inner = &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: headTime,
@@ -56,7 +62,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer stop()
 	err := f.accept(ctx, l)
 	l.Close()
-	f.end()
+	if ctx.Err() != nil && s.opts.Grace > 0 {
+		f.drain(s.opts.Grace)
+	} else {
+		f.end()
+	}
 	f.inner.Close()
 	s.Close()
 	f.callers.Wait()
@@ -98,17 +108,50 @@ func (f *front) take(conn net.Conn) {
 		conn.Close()
 		return
 	}
-	f.conns[conn] = struct{}{}
+	c := newCaller(f, conn)
+	f.conns[conn] = c
 	f.callers.Go(func() {
-		c := newCaller(f, conn)
 		given := c.serve()
 		f.mu.Lock()
 		delete(f.conns, conn)
+		if f.draining.Load() && len(f.conns) == 0 {
+			close(f.gone)
+		}
 		f.mu.Unlock()
 		if !given {
 			conn.Close()
 		}
 	})
+}
+
+// drain closes the connections on which nothing is to be answered, the others as
+// soon as that is so, and returns then or after grace. No more come. Clients stay
+// connected meanwhile; requests that have become something else are not waited
+// for.
+func (f *front) drain(grace time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	f.inner.SetKeepAlivesEnabled(false)
+	f.mu.Lock()
+	f.draining.Store(true)
+	f.gone = make(chan struct{})
+	if len(f.conns) == 0 {
+		close(f.gone)
+	}
+	for conn, c := range f.conns {
+		if c.state.CompareAndSwap(callerIdles, callerLeaves) {
+			conn.Close()
+		}
+	}
+	f.mu.Unlock()
+	select {
+	case <-f.gone:
+	case <-ctx.Done():
+	}
+	f.end()
+	if f.inner.Shutdown(ctx); ctx.Err() != nil {
+		f.s.opts.Log.Warn("requests are not answered: the server ends", "after", grace)
+	}
 }
 
 // end closes the connections that are here.

@@ -23,6 +23,9 @@ const testToken = "golden_token_0123456789"
 // startServer serves a Server on loopback until the test ends.
 func startServer(t *testing.T, opts ServerOptions) (*Server, string) {
 	t.Helper()
+	if opts.Grace == 0 {
+		opts.Grace = -1
+	}
 	s := NewServer(opts)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -53,6 +53,10 @@ type ServerOptions struct {
 	// one hour.
 	Forget time.Duration
 
+	// Grace is how long Serve lets requests finish when its ctx ends; 0 means
+	// 10 s, negative means not at all.
+	Grace time.Duration
+
 	// Passwords are those of tokens that have one: a client has to give it.
 	Passwords map[string]string
 
@@ -86,6 +90,7 @@ func (o *ServerOptions) defaults() {
 	set(&o.PingTimeout, 30*time.Second)
 	set(&o.RequestTimeout, 20*time.Minute)
 	set(&o.Forget, time.Hour)
+	set(&o.Grace, 10*time.Second)
 	most := func(n *int64, v int64) {
 		if *n <= 0 {
 			*n = v
