@@ -1,8 +1,8 @@
 package config
 
-// nearest returns the name that s is most likely a misspelling of, and empty
+// Nearest returns the name that s is most likely a misspelling of, and empty
 // if it is like none.
-func nearest(s string, names []string) (best string) {
+func Nearest(s string, names []string) (best string) {
 	if len(s) > 64 {
 		return ""
 	}

@@ -120,7 +120,8 @@ func (s *Section) Apply(fl *pflag.FlagSet, others ...string) error {
 // HasKey reports whether a flag is a setting that a file may have.
 func HasKey(f *pflag.Flag) bool { return f.Name != "help" && f.Annotations[NotInFile] == nil }
 
-func isSecret(f *pflag.Flag) bool { return f.Annotations[Secret] != nil }
+// IsSecret reports whether the value of a flag is nobody else's business.
+func IsSecret(f *pflag.Flag) bool { return f.Annotations[Secret] != nil }
 
 func (s *Setting) unknown(fl *pflag.FlagSet, others []string) error {
 	names := slices.Clone(others)
@@ -129,7 +130,7 @@ func (s *Setting) unknown(fl *pflag.FlagSet, others []string) error {
 			names = append(names, f.Name)
 		}
 	})
-	if near := nearest(s.Key, names); near != "" {
+	if near := Nearest(s.Key, names); near != "" {
 		return s.Problem("%s is not known here: did you mean %s?", shorten(s.Key), near)
 	}
 	return s.Problem("%s is not known here", shorten(s.Key))
@@ -137,7 +138,7 @@ func (s *Setting) unknown(fl *pflag.FlagSet, others []string) error {
 
 // apply sets f.
 func (s *Setting) apply(f *pflag.Flag) error {
-	if isSecret(f) && s.file.exposed != "" {
+	if IsSecret(f) && s.file.exposed != "" {
 		return s.Problem("%s is a secret, and %s", s.Key, s.file.exposed)
 	}
 	list, isList := f.Value.(pflag.SliceValue)
@@ -178,15 +179,15 @@ func (s *Setting) text(n *yaml.Node, f *pflag.Flag) (string, error) {
 	kind := f.Value.Type()
 	switch {
 	case n.Kind == yaml.ScalarNode && n.Tag == nullTag:
-		return "", s.wrong(n, "it has no value: want %s", wanted(kind))
+		return "", s.wrong(n, "it has no value: want %s", Wanted(kind))
 	case n.Kind != yaml.ScalarNode:
-		return "", s.wrong(n, "want %s, but this is %s", wanted(kind), kindOf(n))
+		return "", s.wrong(n, "want %s, but this is %s", Wanted(kind), kindOf(n))
 	case kind == "bool" && n.Tag == boolTag && (n.Value == "true" || n.Value == "false"):
 		return n.Value, nil
 	case kind == "bool":
 		return "", s.malformed(n, f)
 	case n.Tag == boolTag:
-		return "", s.wrong(n, "want %s, but %s alone is not text: put it in quotes if it is meant so", wanted(kind), n.Value)
+		return "", s.wrong(n, "want %s, but %s alone is not text: put it in quotes if it is meant so", Wanted(kind), n.Value)
 	case isNumber(kind) && n.Tag != intTag && n.Tag != floatTag:
 		return "", s.malformed(n, f)
 	}
@@ -195,10 +196,10 @@ func (s *Setting) text(n *yaml.Node, f *pflag.Flag) (string, error) {
 
 // malformed is the problem of a value that the flag does not take.
 func (s *Setting) malformed(n *yaml.Node, f *pflag.Flag) error {
-	if isSecret(f) || n.Kind != yaml.ScalarNode {
-		return s.wrong(n, "want %s", wanted(f.Value.Type()))
+	if IsSecret(f) || n.Kind != yaml.ScalarNode {
+		return s.wrong(n, "want %s", Wanted(f.Value.Type()))
 	}
-	return s.wrong(n, "%.64q: want %s", n.Value, wanted(f.Value.Type()))
+	return s.wrong(n, "%.64q: want %s", n.Value, Wanted(f.Value.Type()))
 }
 
 func isNumber(kind string) bool {
@@ -206,8 +207,8 @@ func isNumber(kind string) bool {
 	return strings.HasPrefix(kind, "int") || strings.HasPrefix(kind, "uint") || strings.HasPrefix(kind, "float")
 }
 
-// wanted says what a flag of that type takes.
-func wanted(kind string) string {
+// Wanted says what a flag of that type takes, as pflag.Value names it.
+func Wanted(kind string) string {
 	if kind == "stringArray" {
 		kind = "stringSlice"
 	}

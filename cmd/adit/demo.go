@@ -31,7 +31,8 @@ func (p *program) demoCommand() *cobra.Command {
 		Short: "Show a tunnel at work, all on this machine",
 		Long: "Start a server, an agent and a small site in one process on loopback, and print\n" +
 			"where to look. Nothing is reachable from outside, and nothing stays behind.",
-		Args: cobra.NoArgs,
+		Example: "  adit demo",
+		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return p.runDemo(c.Context(), log, onScreen)
 		},

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -41,7 +44,7 @@ func (p *program) applyEnvironment(root, c *cobra.Command) error {
 	known := map[string]bool{envToken: true, envWebhookSecret: true}
 	for _, sub := range withSubcommands(root) {
 		sub.Flags().VisitAll(func(f *pflag.Flag) {
-			if f.Name != "help" {
+			if isSetting(f) {
 				known[envName(f.Name)] = true
 			}
 		})
@@ -53,7 +56,8 @@ func (p *program) applyEnvironment(root, c *cobra.Command) error {
 			continue
 		}
 		if !known[name] {
-			return usagef("the environment has %s, which is no setting of adit (see adit --help)", name)
+			hint := didYouMean("", name, nil, slices.Sorted(maps.Keys(known)))
+			return usagef("the environment has %s, which is no setting of adit%s (see adit --help)", name, hint)
 		}
 		values[name] = value
 	}
@@ -63,15 +67,23 @@ func (p *program) applyEnvironment(root, c *cobra.Command) error {
 	var err error
 	c.Flags().VisitAll(func(f *pflag.Flag) {
 		value, ok := values[envName(f.Name)]
-		if !ok || f.Changed || f.Name == "help" || err != nil {
+		if !ok || f.Changed || !isSetting(f) || err != nil {
 			return
 		}
 		if serr := c.Flags().Set(f.Name, value); serr != nil {
-			err = usagef("the environment's %s: %v", envName(f.Name), serr)
+			name := "the environment's " + envName(f.Name)
+			if invalid, ok := errors.AsType[*pflag.InvalidValueError](serr); ok {
+				err = usagef("%s", wrongValue(name, invalid))
+			} else {
+				err = usagef("%s: %v", name, serr)
+			}
 		}
 	})
 	return err
 }
+
+// isSetting reports whether a flag does more than to print something.
+func isSetting(f *pflag.Flag) bool { return f.Name != "help" && f.Name != "version" }
 
 // dataDir is where a server keeps what must last, unless it is told otherwise:
 // systemd's state directory for a service, or that of the XDG base directory

@@ -102,7 +102,8 @@ func (p *program) stdioCommand() *cobra.Command {
 		Short: "Connect standard input and output to another host",
 		Long: "Have the server connect to a target, and connect that to standard input and output.\n" +
 			"TARGET is host:port, unix:/path, or @ID/SERVICE for what another agent offers.",
-		Example:           "  ssh -o ProxyCommand='adit stdio %h:%p' build.internal\n  ssh -o ProxyCommand='adit stdio @office/ssh' office",
+		Example: "  ssh -o ProxyCommand='adit stdio %h:%p' build.internal\n  ssh -o ProxyCommand='adit stdio @office/ssh' office\n" +
+			"  adit stdio db.internal:5432",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, args []string) error {

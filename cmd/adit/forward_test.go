@@ -19,7 +19,7 @@ func TestForwardMistakes(t *testing.T) {
 		args []string
 		want string
 	}{
-		{"no forward", []string{"forward"}, "at least 1 arg"},
+		{"no forward", []string{"forward"}, "FORWARD is missing"},
 		{"malformed", []string{"forward", "2222:a:b"}, `"b" is no port`},
 		{"stdio beside another", []string{"forward", "3000", "stdio:a:22"}, "only go to one target"},
 		{"reverse stdio", []string{"forward", "R:stdio:a:22"}, "R: listens on the server"},

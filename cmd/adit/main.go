@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -70,6 +71,8 @@ type program struct {
 	lines sync.Once
 	input *lineSource // tokens on in, after tokensOfInput
 
+	mistake error // found while help was asked for
+
 	serviceDirs []string // where services of this machine have sockets for adit status
 }
 
@@ -90,7 +93,7 @@ func (p *program) run(ctx context.Context, args []string) int {
 	root.SetArgs(args)
 	root.SetOut(p.out)
 	root.SetErr(p.errOut)
-	err := root.ExecuteContext(ctx)
+	err := cmp.Or(root.ExecuteContext(ctx), p.mistake)
 	if err == nil {
 		return exitDone
 	}
@@ -113,6 +116,9 @@ func (p *program) rootCommand() *cobra.Command {
 			"\"adit http 3000\", which dials out to it.\n\n" +
 			"Each flag can be set in the environment too: --secret-file is ADIT_SECRET_FILE.\n" +
 			"The server and the agent take files with --config, where it is secret-file.",
+		Example: "  adit demo\n  adit server\n  adit http 3000 --server wss://tunnel.example.com",
+
+		Version:       versionLine(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
@@ -130,16 +136,17 @@ func (p *program) rootCommand() *cobra.Command {
 	for _, k := range tunnelKinds {
 		root.AddCommand(p.tunnelCommand(k))
 	}
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usagef("%v (see %s --help)", err, c.CommandPath())
-	})
+	root.SetFlagErrorFunc(wrongFlag)
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.SetHelpCommand(helpCommand())
+	p.showHelp(root)
 	groupCommands(root)
 	for _, c := range withSubcommands(root) {
 		addCompletions(c)
 		if args := c.Args; args != nil {
 			c.Args = func(c *cobra.Command, given []string) error {
-				if err := args(c, given); err != nil {
-					return usagef("%v (see %s --help)", err, c.CommandPath())
+				if args(c, given) != nil {
+					return wrongArguments(c, given)
 				}
 				return nil
 			}

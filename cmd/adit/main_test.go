@@ -164,9 +164,29 @@ func TestUsageErrors(t *testing.T) {
 		want    []string // in the message
 	}{
 		{args: "nonsense", want: []string{`"nonsense"`}},
-		{args: "http", want: []string{"1 arg", "adit http --help"}},
-		{args: "http 1 2", want: []string{"1 arg"}},
+		{args: "http", want: []string{"UPSTREAM is missing", "such as adit http 3000", "adit http --help"}},
+		{args: "http 1 2", want: []string{`"2" is one argument too many`, "want adit http UPSTREAM"}},
 		{args: "http 3000 --nonsense", want: []string{"--nonsense", "adit http --help"}},
+		{args: "htp 3000", want: []string{`"htp" is no command of adit: did you mean adit http?`}},
+		{args: "htp --id x 3000", want: []string{`"htp"`, "adit http?"}},
+		{args: "htp --help", want: []string{`"htp"`, "adit http?"}},
+		{args: "help htp", want: []string{`"htp"`, "adit http?"}},
+		{args: "help token crate", want: []string{`"crate" is no command of adit token: did you mean adit token create?`}},
+		{args: "token crate --help", want: []string{"adit token create?"}},
+		{args: "expose 3000", want: []string{"adit http?"}},
+		{args: "3000", want: []string{"did you mean adit http 3000?"}},
+		{args: "./testdata", want: []string{"did you mean adit http ./testdata?"}},
+		{args: "./nonexistent", want: []string{`"./nonexistent" is no command of adit (see`}},
+		{args: "http 3000 --hostnam x", want: []string{"--hostnam: did you mean --hostname?"}},
+		{args: "http 3000 --hostheader x", want: []string{"did you mean --host-header?"}},
+		{args: "http 3000 --port 80", want: []string{"unknown flag: --port: it is one of adit tcp, adit udp"}},
+		{args: "http 3000 -server=me:hidden", want: []string{"unknown flag: -server: did you mean --server?"}},
+		{args: "http 3000 --token me:hidden", want: []string{"did you mean --secret-file?"}},
+		{args: "http 3000 --server", want: []string{"--server needs a value: URL"}},
+		{args: "http 3000 --listing=x", want: []string{`--listing "x": want true or false`}},
+		{args: "forward", want: []string{"FORWARD is missing", "such as adit forward 5432:db.internal:5432"}},
+		{args: "server x", want: []string{"adit server takes no arguments", `"x"`}},
+		{args: "agent --config x y", want: []string{"adit agent takes no arguments", `"y"`}},
 		{args: "http 0", want: []string{`"0"`, "1 to 65535"}},
 		{args: "http 65536", want: []string{`"65536"`, "1 to 65535"}},
 		{args: "http ftp://host", want: []string{`"ftp"`, "http, https, h2c, h2, tcp, udp and unix"}},
@@ -187,11 +207,12 @@ func TestUsageErrors(t *testing.T) {
 		{args: "http 3000 --ca-file " + notPEM, want: []string{"--ca-file", notPEM, "PEM"}},
 		{args: "http 3000", want: []string{"no credential", "ADIT_TOKEN", "--secret-file"}},
 		{args: "http 3000", environ: []string{"ADIT_TOKEN=hidden", "ADIT_SECRET_FILE=" + secret}, want: []string{"ADIT_TOKEN", "ADIT_SECRET_FILE"}},
-		{args: "http 3000", environ: []string{"ADIT_TOKENS=hidden"}, want: []string{"ADIT_TOKENS"}},
+		{args: "http 3000", environ: []string{"ADIT_TOKENS=hidden"}, want: []string{"ADIT_TOKENS", "did you mean ADIT_TOKEN?"}},
+		{args: "server", environ: []string{"ADIT_VERSION=1"}, want: []string{"ADIT_VERSION"}},
 		{args: "server", environ: []string{"ADIT_HELP=1"}, want: []string{"ADIT_HELP"}},
-		{args: "server", environ: []string{"ADIT_HOLD=hidden"}, want: []string{"ADIT_HOLD"}},
+		{args: "server", environ: []string{"ADIT_HOLD=hidden"}, want: []string{"ADIT_HOLD", "want a time such as 30s"}},
 		{args: "server --secret-file " + secret, environ: []string{"ADIT_TOKEN=hidden"}, want: []string{"ADIT_TOKEN", "--secret-file"}},
-		{args: "tcp 22 --port 65536", want: []string{"--port", "65536"}},
+		{args: "tcp 22 --port 65536", want: []string{`--port "65536": want a whole number from 0 to 65535`}},
 		{args: "tcp 22 --port x", want: []string{"--port", `"x"`}},
 		{args: "agent", want: []string{"--tunnel", "ID=UPSTREAM"}},
 		{args: "agent --tunnel web", want: []string{`--tunnel "web"`, "ID=UPSTREAM"}},
@@ -213,7 +234,7 @@ func TestUsageErrors(t *testing.T) {
 		{args: "server --websocktunnel-secret-file " + writeFile(t, "a\nb\nc"), want: []string{"--websocktunnel-secret-file", "3 secrets", "1 to 2"}},
 		{args: "server --websocktunnel-tokens none --websocktunnel-secret-file " + secret, want: []string{"--websocktunnel-tokens", `"none"`, "strict and lax"}},
 		{args: "server --hold -1s", want: []string{"--hold", "-1s", "24h"}},
-		{args: "server --hold 5", want: []string{"--hold", `"5"`}},
+		{args: "server --hold 5", want: []string{`--hold "5": want a time such as 30s, 5m or 1h`}},
 		{args: "server --grace 25h", want: []string{"--grace", "25h", "24h"}},
 		{args: "server --resume-window -1s", want: []string{"--resume-window", "-1s"}},
 		{args: "server --buffer-memory 0", want: []string{"--buffer-memory", "0", "1 to"}},
@@ -236,7 +257,7 @@ func TestUsageErrors(t *testing.T) {
 		{args: "token revoke", want: []string{"--file and --subject"}},
 		{args: "token revoke x --subject y", want: []string{"one of"}},
 		{args: "token revoke adit_token_x_hidden", want: []string{"list of processes"}},
-		{args: "token inspect a b", want: []string{"at most 1 arg"}},
+		{args: "token inspect a b", want: []string{`"b" is one argument too many`}},
 		{args: "token nonsense", want: []string{`"nonsense"`}},
 		{args: "http 3000 --token-stdin --token-command x", want: []string{"--token-stdin and --token-command"}},
 		{args: "http 3000 --token-stdin --secret-file " + secret, want: []string{"--secret-file and --token-stdin"}},
@@ -322,7 +343,7 @@ func TestFailures(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	for _, args := range []string{"", "help", "--help", "server --help", "http --help", "tcp --help", "agent --help", "token --help", "token", "token create --help", "token inspect --help", "token revoke --help", "token list --help", "demo --help", "version"} {
+	for _, args := range []string{"", "help", "--help", "server --help", "http --help", "tcp --help", "agent --help", "token --help", "token", "token create --help", "token inspect --help", "token revoke --help", "token list --help", "demo --help", "version", "--version", "help http", "help token create"} {
 		code, out, errOut := call(t, nil, strings.Fields(args)...)
 		if code != exitDone || out == "" || errOut != "" {
 			t.Errorf("adit %s: got exit code %d, %q and %q, want text and no error", args, code, out, errOut)

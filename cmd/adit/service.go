@@ -58,6 +58,7 @@ func (p *program) serviceCommand() *cobra.Command {
 	rc := &cobra.Command{
 		Use:       "uninstall server|agent",
 		Short:     "Stop a service and remove its unit; config and data stay",
+		Example:   "  sudo adit service uninstall agent --name adit-shop",
 		Args:      cobra.ExactArgs(1),
 		ValidArgs: []string{"server", "agent"},
 		RunE:      func(c *cobra.Command, args []string) error { return remove.uninstall(c.Context(), args[0]) },

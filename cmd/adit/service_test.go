@@ -73,7 +73,7 @@ func TestServiceRefuses(t *testing.T) {
 		"somebody else's unit":    {[]string{"install", "server", "--binary", "/usr/bin/adit", "--root", root}, exitFailed, "was not written by adit service install"},
 		"to remove somebody's":    {[]string{"uninstall", "server", "--root", root}, exitFailed, "it stays"},
 		"to remove what is not":   {[]string{"uninstall", "agent", "--root", root}, exitFailed, "there is no service adit-agent"},
-		"to install without role": {[]string{"install"}, exitUsage, "1 arg"},
+		"to install without role": {[]string{"install"}, exitUsage, "server|agent is missing"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

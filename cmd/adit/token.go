@@ -23,6 +23,8 @@ func (p *program) tokenCommand() *cobra.Command {
 		Short: "Make, look at, revoke and list agents' tokens",
 		Long: "A token allows an agent certain IDs, hostnames and public ports for some time,\n" +
 			"and nothing else. Run this on the server's machine, as the server's user.",
+		Example: "  adit token create --subject shop --id shop --ttl 8760h --out shop.token\n" +
+			"  adit token inspect shop.token\n  adit token revoke --subject shop",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}

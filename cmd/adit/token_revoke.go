@@ -112,7 +112,8 @@ func (p *program) tokenListCommand() *cobra.Command {
 		Short: "List static tokens, and what is revoked",
 		Long: "List the static tokens of the server and what is revoked. JWTs are not in it: the\n" +
 			"server keeps no list of them.",
-		Args: cobra.NoArgs,
+		Example: "  adit token list\n  adit token list --json",
+		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			tokens, err := at.store().Load()
 			if err != nil {

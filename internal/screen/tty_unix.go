@@ -79,3 +79,9 @@ func notify(resized, continued chan os.Signal) {
 	signal.Notify(resized, unix.SIGWINCH)
 	signal.Notify(continued, unix.SIGCONT)
 }
+
+// Columns returns how wide the terminal f is, and 80 if it does not say so.
+func Columns(f *os.File) int {
+	cols, _ := (&terminal{fd: int(f.Fd())}).size()
+	return cols
+}
