@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"adit/internal/hangup"
 	"adit/tunnel"
 )
 
@@ -57,23 +58,46 @@ func isLetter(b byte) bool { return 'a' <= b|0x20 && b|0x20 <= 'z' }
 var errLeft = errors.New("whoever asked has left")
 
 // dialAsked dials for c, from which br has read the question, and gives that up
-// when c ends before its answer.
+// when c ends before its answer. Where it has more to say already, its end alone
+// says nothing.
 func (g *greeter) dialAsked(ctx context.Context, c net.Conn, br *bufio.Reader, t tunnel.Target) (net.Conn, error) {
 	c.SetDeadline(time.Time{})
-	if br.Buffered() > 0 {
-		return g.dial(ctx, c, t) // it has more to say: whether it ends then says nothing
+	return dialUnlessLeft(ctx, func(ctx context.Context) (net.Conn, error) {
+		return g.dial(ctx, c, t)
+	}, func(ctx context.Context) bool { return ended(ctx, c, br) || ctx.Err() == nil && hangup.Left(ctx, c) })
+}
+
+// ended blocks until c has more to say, and reports false, or ends. If ctx ends
+// before it reports false too.
+func ended(ctx context.Context, c net.Conn, br *bufio.Reader) bool {
+	woken := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(woken)
+		c.SetReadDeadline(time.Unix(1, 0))
+	})
+	_, err := br.Peek(1)
+	if !stop() {
+		<-woken
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	c.SetReadDeadline(time.Time{})
+	return err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// dialUnlessLeft dials, and cancels that with errLeft when left reports true. The
+// ctx of left ends when there is no more need to know.
+func dialUnlessLeft(ctx context.Context, dial func(context.Context) (net.Conn, error), left func(context.Context) bool) (net.Conn, error) {
+	dialling, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
 	var watch sync.WaitGroup
 	watch.Go(func() {
-		if _, err := br.Peek(1); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-			cancel(errLeft)
+		if left(watching) {
+			giveUp(errLeft)
 		}
 	})
-	stream, err := g.dial(ctx, c, t)
-	c.SetReadDeadline(time.Unix(1, 0))
+	c, err := dial(dialling)
+	stop()
 	watch.Wait()
-	c.SetReadDeadline(time.Time{})
-	return stream, err
+	return c, err
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"adit/internal/hangup"
 	"adit/internal/pacing"
 	"adit/internal/relay"
 	"adit/internal/usersocket"
@@ -51,8 +52,8 @@ type Local struct {
 
 	conns sync.WaitGroup
 
-	mu   sync.Mutex // guards the fields below
-	open map[net.Conn]struct{}
+	mu   sync.Mutex            // guards the fields below
+	open map[net.Conn]net.Conn // by connection its stream; nil before there is one
 	over bool
 }
 
@@ -62,7 +63,7 @@ func Listen(spec Spec, opts Options) (*Local, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	l := &Local{spec: spec, opts: opts, open: make(map[net.Conn]struct{})}
+	l := &Local{spec: spec, opts: opts, open: make(map[net.Conn]net.Conn)}
 	var err error
 	switch spec.Network {
 	case "udp":
@@ -146,9 +147,16 @@ func (l *Local) Close() error {
 		l.pc.Close()
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.over = true
-	for c := range l.open {
+	var open []net.Conn
+	for c, stream := range l.open {
+		open = append(open, c)
+		if stream != nil { // c may have ended its direction long ago, and then is not looked at
+			open = append(open, stream)
+		}
+	}
+	l.mu.Unlock()
+	for _, c := range open {
 		c.Close()
 	}
 	return nil
@@ -161,8 +169,20 @@ func (l *Local) add(c net.Conn) bool {
 	if l.over || len(l.open) >= maxConns {
 		return false
 	}
-	l.open[c] = struct{}{}
+	l.open[c] = nil
 	return true
+}
+
+// join notes the stream of a conn that is counted in, and closes it if l is
+// closed.
+func (l *Local) join(c, stream net.Conn) {
+	l.mu.Lock()
+	l.open[c] = stream
+	over := l.over
+	l.mu.Unlock()
+	if over {
+		stream.Close()
+	}
 }
 
 func (l *Local) remove(c net.Conn) {
@@ -177,7 +197,9 @@ func (l *Local) serve(ctx context.Context, c net.Conn) {
 		(&greeter{log: l.log, dial: l.dial, relay: l.relay, associate: l.associate}).serve(ctx, c)
 		return
 	}
-	stream, err := l.dial(ctx, c, l.spec.Target)
+	stream, err := dialUnlessLeft(ctx, func(ctx context.Context) (net.Conn, error) {
+		return l.dial(ctx, c, l.spec.Target)
+	}, func(ctx context.Context) bool { return hangup.Left(ctx, c) })
 	if err != nil {
 		reset(c)
 		return
@@ -192,6 +214,7 @@ func (l *Local) dial(ctx context.Context, c net.Conn, t tunnel.Target) (net.Conn
 	stream, err := l.opts.Open(ctx, t)
 	switch {
 	case err == nil:
+		l.join(c, stream)
 	case context.Cause(ctx) == errLeft:
 		l.log.Debug("forward given up", "target", t.String(), "remote", c.RemoteAddr().String())
 	default:

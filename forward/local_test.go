@@ -9,12 +9,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"adit/forward"
+	"adit/internal/testtcp"
 	"adit/tunnel"
 )
 
@@ -318,6 +320,105 @@ func TestSocksCallerLeaves(t *testing.T) {
 			}
 			echoes(t, c)
 		})
+	}
+}
+
+// Who has left a port before its target is connected keeps nothing busy. An end of
+// what it says is not that: the answer may be waited for, and what was said before
+// is to arrive.
+func TestDirectCallerLeaves(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		leave func(*net.TCPConn)
+		left  bool
+	}{
+		{"reset", func(c *net.TCPConn) { c.SetLinger(0); c.Close() }, true},
+		{"speaks and resets", func(c *net.TCPConn) { io.WriteString(c, "hello"); c.SetLinger(0); c.Close() }, true},
+		{"closed", func(c *net.TCPConn) { c.Close() }, true},
+		{"half closed", func(c *net.TCPConn) { io.WriteString(c, "hello"); c.CloseWrite() }, false},
+		{"half closed at once", func(c *net.TCPConn) { c.CloseWrite() }, false},
+		{"speaks and is closed", func(c *net.TCPConn) { io.WriteString(c, "hello"); c.Close() }, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			if tt.name == "closed" && runtime.GOOS != "linux" {
+				t.Skip("it cannot be known here")
+			}
+			opening, proceed := make(chan context.Context, 1), make(chan struct{})
+			near, far := testtcp.Pair(t)
+			at := serve(t, "1:host:7", func(ctx context.Context, _ tunnel.Target) (net.Conn, error) {
+				opening <- ctx
+				select {
+				case <-proceed:
+					return near, nil
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			})
+			c := dial(t, at)
+			ctx := <-opening
+			tt.leave(c.(*net.TCPConn))
+			if tt.left {
+				select {
+				case <-ctx.Done():
+				case <-time.After(patience):
+					t.Error("the target is still being connected")
+				}
+				return
+			}
+			select {
+			case <-ctx.Done():
+				t.Fatal("the target is not connected any more")
+			case <-time.After(600 * time.Millisecond): // it has been looked at by then
+			}
+			close(proceed)
+			if tt.name != "half closed at once" {
+				got := make([]byte, 5)
+				far.SetDeadline(time.Now().Add(patience))
+				if _, err := io.ReadFull(far, got); err != nil || string(got) != "hello" {
+					t.Errorf("the target got %q, %v, want hello", got, err)
+				}
+			}
+			if strings.HasPrefix(tt.name, "half") {
+				go io.WriteString(far, "world")
+				got := make([]byte, 5)
+				if _, err := io.ReadFull(c, got); err != nil || string(got) != "world" {
+					t.Errorf("got %q, %v, want world", got, err)
+				}
+			}
+		})
+	}
+}
+
+// One that resets is noticed also behind what it has said early.
+func TestSocksCallerResets(t *testing.T) {
+	t.Parallel()
+	opening := make(chan context.Context, 1)
+	at := serve(t, "socks", func(ctx context.Context, _ tunnel.Target) (net.Conn, error) {
+		opening <- ctx
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})
+	for _, early := range []bool{true, false} { // with the question, or after it
+		c := dial(t, at)
+		ask := "\x05\x01\x00\x05\x01\x00\x03\x04host\x00\x07"
+		if early {
+			ask += "early"
+		}
+		io.WriteString(c, ask)
+		ctx := <-opening
+		if !early {
+			io.WriteString(c, "late")
+		}
+		io.ReadFull(c, make([]byte, 2)) // so that nothing unread makes it a reset
+		c.(*net.TCPConn).SetLinger(0)
+		c.Close()
+		select {
+		case <-ctx.Done():
+		case <-time.After(patience):
+			t.Error("the target is still being connected")
+		}
 	}
 }
 

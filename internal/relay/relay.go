@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"adit/internal/hangup"
 	"adit/internal/replay"
 )
 
@@ -208,7 +209,7 @@ func (r *relay) direction(i int) int64 {
 // altogether, which the other direction does not notice before it writes. It
 // returns when that has ended.
 func (r *relay) watch(i int) {
-	if !awaitHangup(r.sides[i].conn) {
+	if !hangup.Await(r.sides[i].conn) {
 		return
 	}
 	r.mu.Lock()
