@@ -48,7 +48,7 @@ func (l *link) splicesNext() int {
 func (l *link) splice() (moved bool, err error) {
 	s := l.s
 	in, rr := &s.in, &l.rr
-	if l.move == nil || !in.large() || !rr.open || rr.skip > 0 {
+	if l.move == nil || !in.large() || !rr.open || rr.kind != recBatch || rr.skip > 0 {
 		return false, nil
 	}
 	n := min(in.rest, rr.rest, l.move.Spliceable())

@@ -209,3 +209,48 @@ func TestPipesAreReadOtherwise(t *testing.T) {
 		})
 	}
 }
+
+// TestLargeFrameAroundAnotherRecord has a record between two halves of a large
+// frame, whose body comes by itself. It is not part of the frame.
+func TestLargeFrameAroundAnotherRecord(t *testing.T) {
+	t.Parallel()
+	const size, extra = 255 << 10, 1000
+	for name, head := range map[string][]byte{
+		"unknown":              {0x7f, 0, extra >> 8, extra & 0xff},
+		"ACK of later version": join([]byte{recAck, 0, (extra + 8) >> 8, (extra + 8) & 0xff}, u64(0)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := session.NewAcceptor(&session.Options{Window: 16 << 20})
+			p, socket, s, _ := plainRaw(t, a, hello(1, 1, generous()))
+			t.Cleanup(func() { s.Close() })
+			p.send(frame(frOpen, 1))
+			st := accept(t, s)
+			near, far := tcpPair(t)
+			var wg sync.WaitGroup
+			defer wg.Wait()
+			wg.Go(func() {
+				defer near.Close()
+				if n, err := st.WriteTo(near); err != nil {
+					t.Errorf("WriteTo: %d, %v", n, err)
+				}
+			})
+			want := ramp(2*size, 0)
+			sequence := join(frame(frData, 1, want[:size]), frame(frData, 1, want[size:]), frame(frEnd, 1))
+			const half = size + size/2
+			socket.Write(p.message(sequence[:half]))
+			settle(t, "the first half is taken in", func() bool { return s.Stats().Received == p.seq })
+
+			heard := s.Heard()
+			socket.Write(append(wsframe.Append(nil, wsframe.Binary, len(head)+extra, true, 0), head...))
+			settle(t, "the header of the record is read", func() bool { return s.Heard() != heard })
+			socket.Write(bytes.Repeat([]byte("x"), extra))
+			socket.Write(p.message(sequence[half:]))
+
+			got, err := io.ReadAll(far)
+			if err != nil || !bytes.Equal(got, want) {
+				t.Errorf("got %d bytes that differ or are not all, %v; want %d", len(got), err, len(want))
+			}
+		})
+	}
+}
