@@ -198,7 +198,7 @@ func TestAuthenticate(t *testing.T) {
 func TestNothingConfigured(t *testing.T) {
 	t.Parallel()
 	a := authenticator(t, auth.Options{})
-	for _, tok := range []string{"", "x", rawOld, token(m{"alg": "HS256"}, m{"sub": "a", "exp": 1 << 40}, sha256.New, "")} {
+	for _, tok := range []string{"", "x", rawOld, token(m{"alg": "HS256"}, m{"sub": "a", "exp": int64(1) << 40}, sha256.New, "")} {
 		if id, err := a.Authenticate(t.Context(), auth.Claim{Token: tok}); err == nil {
 			t.Errorf("token %q: got %+v, want an error", tok, id)
 		}

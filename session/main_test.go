@@ -2,17 +2,28 @@ package session_test
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"os"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"adit/internal/pipe"
 	"adit/internal/testtcp"
 	"adit/session"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if all, unused := pipe.Made(); code == 0 && all != unused {
+			fmt.Fprintf(os.Stderr, "%d of %d pipes were not put back\n", all-unused, all)
+			code = 1
+		}
+		os.Exit(code)
+	}))
+}
 
 // tcpPair returns both ends of a conn over loopback.
 func tcpPair(t testing.TB) (a, b net.Conn) { return testtcp.Pair(t) }

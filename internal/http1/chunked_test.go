@@ -2,7 +2,9 @@ package http1
 
 import (
 	"bytes"
+	"fmt"
 	"io"
+	"math"
 	"net/http/httputil"
 	"strings"
 	"testing"
@@ -88,7 +90,7 @@ func TestChunkReader(t *testing.T) {
 
 func TestAppendChunkHeader(t *testing.T) {
 	t.Parallel()
-	for n, want := range map[int]string{1: "1\r\n", 15: "f\r\n", 16: "10\r\n", 65536: "10000\r\n", 1 << 40: "10000000000\r\n"} {
+	for n, want := range map[int]string{1: "1\r\n", 15: "f\r\n", 16: "10\r\n", 65536: "10000\r\n", math.MaxInt: fmt.Sprintf("%x\r\n", math.MaxInt)} {
 		if got := AppendChunkHeader(nil, n); string(got) != want || len(got) > MaxChunkHeader {
 			t.Errorf("%d: got %q, want %q", n, got, want)
 		}
