@@ -3,7 +3,6 @@ package ingress
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -220,47 +219,24 @@ func (h *HTTP) Serve(ctx context.Context, l net.Listener) error {
 	})
 	defer stop()
 
-	var delay time.Duration
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			switch {
-			case h.draining.Load():
-				l.Close()
-				over()
-				own.Wait()
-				return http.ErrServerClosed
-			case ctx.Err() != nil:
-				return ctx.Err()
-			case !isTemporary(err):
-				cancel()
-				return err
-			}
-			// Out of descriptors, most likely: the same back-off as net/http's.
-			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
-			h.opts.Logger.Warn("accept failed", "err", err, "dur", delay)
-			select {
-			case <-time.After(delay):
-			case <-ctx.Done():
-			}
-			continue
-		}
-		delay = 0
+	err := acceptAll(ctx, l, &h.draining, h.opts.Logger, func(conn net.Conn) {
 		v, ok := h.admit(ctx, l, conn)
 		if !ok {
 			h.refuse(conn)
-			continue
+			return
 		}
 		own.Go(func() {
 			defer h.wg.Done()
 			v.serve()
 		})
+	})
+	if err == nil {
+		over()
+		own.Wait()
+		return http.ErrServerClosed
 	}
-}
-
-func isTemporary(err error) bool {
-	var ne interface{ Temporary() bool }
-	return errors.As(err, &ne) && ne.Temporary()
+	cancel()
+	return err
 }
 
 func (h *HTTP) addListener(l net.Listener) bool {

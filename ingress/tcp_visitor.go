@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"sync"
 	"time"
 
 	"adit/internal/backoff"
@@ -28,35 +27,15 @@ type tcpVisitor struct {
 	port   *tcpPort
 	cancel context.CancelFunc // ends its wait for a stream
 
-	mu      sync.Mutex // guards the fields below
-	stream  net.Conn   // nil until it is open
-	aborted bool
+	stream visitorStream
 }
 
-// abort ends the visitor from outside, and its stream: either may be what the
-// relay waits for.
+// abort ends the visitor from outside, and its stream.
 func (v *tcpVisitor) abort() {
-	v.mu.Lock()
-	v.aborted = true
-	stream := v.stream
-	v.mu.Unlock()
-	v.cancel()
-	tunnel.Abort(v.conn, tunnel.ResetCancelled, "")
-	if stream != nil {
-		tunnel.Abort(stream, tunnel.ResetCancelled, "server closed")
-	}
-}
-
-// attach gives the visitor its stream, unless it was aborted before.
-func (v *tcpVisitor) attach(stream net.Conn) error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.aborted {
-		tunnel.Abort(stream, tunnel.ResetCancelled, "server closed")
-		return net.ErrClosed
-	}
-	v.stream = stream
-	return nil
+	v.stream.abort(func() {
+		v.cancel()
+		tunnel.Abort(v.conn, tunnel.ResetCancelled, "")
+	})
 }
 
 // accept lets visitors in until the listener is closed. ctx ends with it.
@@ -128,7 +107,7 @@ func (t *TCP) serve(ctx context.Context, v *tcpVisitor) {
 	stream, info, id, err := t.openStream(ctx, v)
 	done := visit{Finished{Remote: info.Visitor, Host: v.port.key, Proto: ProtoTCP, ID: id, Service: info.Service}, begin}
 	if err == nil {
-		err = v.attach(stream)
+		err = v.stream.attach(stream)
 	}
 	if err != nil {
 		t.counters.fail(err)
@@ -137,19 +116,7 @@ func (t *TCP) serve(ctx context.Context, v *tcpVisitor) {
 		t.tell(&done, err, relay.Result{})
 		return
 	}
-	res, err := relay.Relay(v.conn, stream, relay.Options{
-		Idle: t.opts.Idle,
-		Abort: func(c net.Conn, cause error) {
-			tunnel.Abort(c, resetCode(cause), "visitor's connection ended early")
-		},
-	})
-	t.counters.received.Add(uint64(res.AtoB))
-	t.counters.sent.Add(uint64(res.BtoA))
-	var late error // see tunnel.EarlyOpener
-	if no, ok := errors.AsType[*tunnel.RefusedError](err); ok {
-		late = no
-		t.counters.fail(no)
-	}
+	res, late, err := t.counters.relay(v.conn, stream, t.opts.Idle)
 	log.Debug("visitor left", "tunnel", string(id), "service", info.Service,
 		"dur", time.Since(begin), "sent", res.AtoB, "received", res.BtoA, "err", err)
 	t.tell(&done, late, res)

@@ -176,31 +176,12 @@ func (t *TLS) Serve(ctx context.Context, l net.Listener) error {
 	})
 	defer stop()
 
-	var delay time.Duration
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			switch {
-			case t.draining.Load():
-				l.Close()
-				return http.ErrServerClosed
-			case ctx.Err() != nil:
-				return ctx.Err()
-			case !isTemporary(err):
-				cancel()
-				return err
-			}
-			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
-			t.opts.Logger.Warn("accept failed", "err", err, "dur", delay)
-			select {
-			case <-time.After(delay):
-			case <-ctx.Done():
-			}
-			continue
-		}
-		delay = 0
-		t.admit(ctx, l, conn)
+	err := acceptAll(ctx, l, &t.draining, t.opts.Logger, func(conn net.Conn) { t.admit(ctx, l, conn) })
+	if err == nil {
+		return http.ErrServerClosed
 	}
+	cancel()
+	return err
 }
 
 // addListener also lets HTTP wait, when it is shut down, for those who are

@@ -68,14 +68,9 @@ func (v *tlsVisitor) serveGuest(g *Guest, name string, raw []byte) {
 		v.t.counters.ended.Add(1)
 		return
 	}
-	if !v.t.pass(v) {
-		v.t.counters.turnedAway.Add(1)
-		abortSocket(v.conn)
-		log.Debug("visitor turned away")
+	if !v.passOn(log) {
 		return
 	}
-	v.t.counters.passedOn.Add(1)
-	v.conn.SetDeadline(time.Time{})
 	begin := time.Now()
 	from := addrPort(v.conn.RemoteAddr())
 	var met Visited

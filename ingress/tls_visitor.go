@@ -5,8 +5,8 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"log/slog"
 	"net"
-	"sync"
 	"time"
 
 	"adit/internal/clienthello"
@@ -28,34 +28,15 @@ type tlsVisitor struct {
 	place  *list.Element // in TLS.shaking; guarded by TLS.mu
 	passed bool          // an upstream ends its TLS; guarded by TLS.mu
 
-	mu      sync.Mutex // guards the fields below
-	stream  net.Conn   // nil until it is open
-	aborted bool
+	stream visitorStream
 }
 
 // abort ends the visitor from outside, and its stream.
 func (v *tlsVisitor) abort() {
-	v.mu.Lock()
-	v.aborted = true
-	stream := v.stream
-	v.mu.Unlock()
-	v.cancel()
-	abortSocket(v.conn)
-	if stream != nil {
-		tunnel.Abort(stream, tunnel.ResetCancelled, "server closed")
-	}
-}
-
-// attach gives the visitor its stream, unless it was aborted before.
-func (v *tlsVisitor) attach(stream net.Conn) error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.aborted {
-		tunnel.Abort(stream, tunnel.ResetCancelled, "server closed")
-		return net.ErrClosed
-	}
-	v.stream = stream
-	return nil
+	v.stream.abort(func() {
+		v.cancel()
+		abortSocket(v.conn)
+	})
 }
 
 // serve reads the visitor's first message and sees to it that it goes to
@@ -177,14 +158,9 @@ func (v *tlsVisitor) serveHTTP(name string, raw []byte) error {
 // read of it.
 func (v *tlsVisitor) serveRaw(name string, raw []byte) {
 	log := v.t.opts.Logger.With("remote", v.conn.RemoteAddr().String(), "host", name)
-	if !v.t.pass(v) {
-		v.t.counters.turnedAway.Add(1)
-		abortSocket(v.conn)
-		log.Debug("visitor turned away")
+	if !v.passOn(log) {
 		return
 	}
-	v.t.counters.passedOn.Add(1)
-	v.conn.SetDeadline(time.Time{})
 	begin := time.Now()
 	o := opener{v.t.opts.Router, v.t.guard.Load(), v.t.opts.OpenTimeout, &v.t.counters.streams}
 	stream, info, id, err := o.open(v.ctx, name, tunnel.StreamInfo{
@@ -195,7 +171,7 @@ func (v *tlsVisitor) serveRaw(name string, raw []byte) {
 	})
 	done := visit{Finished{Remote: info.Visitor, Host: name, Proto: ProtoTLS, ID: id, Service: info.Service}, begin}
 	if err == nil {
-		err = v.attach(stream)
+		err = v.stream.attach(stream)
 	}
 	if err == nil {
 		_, err = stream.Write(raw)
@@ -211,22 +187,25 @@ func (v *tlsVisitor) serveRaw(name string, raw []byte) {
 		return
 	}
 	done.Received = int64(len(raw))
-	res, err := relay.Relay(v.conn, stream, relay.Options{
-		Idle: v.t.opts.Idle,
-		Abort: func(c net.Conn, cause error) {
-			tunnel.Abort(c, resetCode(cause), "visitor's connection ended early")
-		},
-	})
-	v.t.counters.received.Add(uint64(res.AtoB) + uint64(len(raw)))
-	v.t.counters.sent.Add(uint64(res.BtoA))
-	var late error // see tunnel.EarlyOpener
-	if no, ok := errors.AsType[*tunnel.RefusedError](err); ok {
-		late = no
-		v.t.counters.fail(no)
-	}
+	res, late, err := v.t.counters.relay(v.conn, stream, v.t.opts.Idle)
+	v.t.counters.received.Add(uint64(len(raw)))
 	log.Debug("visitor left", "tunnel", string(id), "service", info.Service, "dur", time.Since(begin),
 		"sent", res.AtoB+int64(len(raw)), "received", res.BtoA, "err", err)
 	v.t.tell(&done, late, res)
+}
+
+// passOn reports whether there is room for a visitor whose TLS ends elsewhere,
+// and turns it away if not.
+func (v *tlsVisitor) passOn(log *slog.Logger) bool {
+	if !v.t.pass(v) {
+		v.t.counters.turnedAway.Add(1)
+		abortSocket(v.conn)
+		log.Debug("visitor turned away")
+		return false
+	}
+	v.t.counters.passedOn.Add(1)
+	v.conn.SetDeadline(time.Time{})
+	return true
 }
 
 // tell tells of a visitor who has gone. err is why it got no stream.
