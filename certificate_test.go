@@ -2,58 +2,30 @@ package adit_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"io"
-	"math/big"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"adit"
 	"adit/auth"
 	"adit/dialect"
 	"adit/dialect/native"
+	"adit/internal/testca"
 	"adit/server"
 )
-
-// certificate returns a certificate, which signs itself without a parent.
-func certificate(t *testing.T, template x509.Certificate, parent *tls.Certificate) *tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template.SerialNumber = big.NewInt(time.Now().UnixNano())
-	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	signer := &tls.Certificate{Leaf: &template, PrivateKey: key}
-	if parent != nil {
-		signer = parent
-	}
-	der, err := x509.CreateCertificate(rand.Reader, &template, signer.Leaf, key.Public(), signer.PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
-}
 
 // A program may show a certificate instead of a token, to a server that is part
 // of another program.
 func TestCertificate(t *testing.T) {
 	t.Setenv("ADIT_TOKEN", "")
-	ca := certificate(t, x509.Certificate{
+	ca := testca.Sign(t, x509.Certificate{
 		Subject: pkix.Name{CommonName: "authority"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}, nil)
 	allows, err := url.Parse("adit:id:web")
@@ -63,7 +35,7 @@ func TestCertificate(t *testing.T) {
 	leaf := x509.Certificate{
 		Subject: pkix.Name{CommonName: "web"}, URIs: []*url.URL{allows}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}
-	mine := certificate(t, leaf, ca)
+	mine := testca.Sign(t, leaf, &ca)
 	file := filepath.Join(t.TempDir(), "authorities.pem")
 	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Certificate[0]}), 0o600); err != nil {
 		t.Fatal(err)
@@ -95,7 +67,7 @@ func TestCertificate(t *testing.T) {
 	with := func(certs ...tls.Certificate) adit.Option {
 		return adit.Options(adit.WithServer(ts.URL), adit.WithTLSConfig(&tls.Config{RootCAs: trust, Certificates: certs}))
 	}
-	l, err := adit.Listen(briefly(t), with(*mine), adit.WithID("web"))
+	l, err := adit.Listen(briefly(t), with(mine), adit.WithID("web"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,9 +80,9 @@ func TestCertificate(t *testing.T) {
 	if b, _ := io.ReadAll(resp.Body); string(b) != "hello from /page" {
 		t.Errorf("got %d %q", resp.StatusCode, b)
 	}
-	_, err = adit.Listen(briefly(t), with(*mine), adit.WithID("shop"))
+	_, err = adit.Listen(briefly(t), with(mine), adit.WithID("shop"))
 	wantRefused(t, err, "forbidden")
-	_, err = adit.Listen(briefly(t), with(*certificate(t, leaf, nil)), adit.WithID("web"))
+	_, err = adit.Listen(briefly(t), with(testca.Sign(t, leaf, nil)), adit.WithID("web"))
 	wantRefused(t, err, "invalid-credential")
 	l.Shutdown(cancelled())
 }

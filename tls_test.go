@@ -12,6 +12,7 @@ import (
 
 	"adit"
 	"adit/adittest"
+	"adit/internal/testca"
 	"adit/server"
 )
 
@@ -27,7 +28,7 @@ func TestListenTLS(t *testing.T) {
 	if n := len(l.URLs()); n != 2 {
 		t.Errorf("URLs: %s, want that of the hostname and that of the ID", l.URLs())
 	}
-	cert := certificate(t, x509.Certificate{Subject: pkix.Name{CommonName: "vault"}, DNSNames: []string{"vault.example.com", "vault.tunnel.test"}}, nil)
+	cert := testca.Sign(t, x509.Certificate{Subject: pkix.Name{CommonName: "vault"}, DNSNames: []string{"vault.example.com", "vault.tunnel.test"}}, nil)
 	trust := x509.NewCertPool()
 	trust.AddCert(cert.Leaf)
 	for _, name := range []string{"vault.example.com", "vault.tunnel.test"} {
@@ -47,7 +48,7 @@ func TestListenTLS(t *testing.T) {
 		if c.Host() != name || c.RemoteAddr().String() != raw.LocalAddr().String() {
 			t.Errorf("Host %s, RemoteAddr %s; want %s, %s", c.Host(), c.RemoteAddr(), name, raw.LocalAddr())
 		}
-		inner := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{*cert}})
+		inner := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{cert}})
 		written := make(chan error, 1)
 		go func() {
 			_, err := io.WriteString(inner, "a secret")

@@ -2,14 +2,11 @@ package auth_test
 
 import (
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"io"
-	"math/big"
 	"net"
 	"net/url"
 	"os"
@@ -19,6 +16,7 @@ import (
 	"time"
 
 	"adit/auth"
+	"adit/internal/testca"
 )
 
 // An authority signs certificates.
@@ -30,30 +28,12 @@ type authority struct {
 // sign makes a certificate; template says what it is.
 func (a *authority) sign(t testing.TB, template x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
+	var by *tls.Certificate
+	if a.cert != nil {
+		by = &tls.Certificate{Leaf: a.cert, PrivateKey: a.key}
 	}
-	template.SerialNumber, _ = rand.Int(rand.Reader, big.NewInt(1<<62))
-	if template.NotBefore.IsZero() {
-		template.NotBefore = time.Now().Add(-time.Hour)
-	}
-	if template.NotAfter.IsZero() {
-		template.NotAfter = time.Now().Add(time.Hour)
-	}
-	parent, signer := a.cert, a.key
-	if parent == nil {
-		parent, signer = &template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, &template, parent, key.Public(), signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c, key
+	c := testca.Sign(t, template, by)
+	return c.Leaf, c.PrivateKey.(*ecdsa.PrivateKey)
 }
 
 // newAuthority makes one; by is who signs it, or none for itself.

@@ -1,21 +1,19 @@
 package policy
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"adit/internal/testca"
 )
 
 // A ca is an authority, or below another one.
 type ca struct {
-	key  *ecdsa.PrivateKey
+	own  tls.Certificate
 	cert *x509.Certificate
 	pem  []byte
 }
@@ -29,33 +27,20 @@ func authority(c *x509.Certificate) {
 // issue makes a certificate, which a nil ca signs itself.
 func (a *ca) issue(t testing.TB, change func(*x509.Certificate)) *ca {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &x509.Certificate{
-		SerialNumber:          big.NewInt(1),
+	c := x509.Certificate{
 		Subject:               pkix.Name{CommonName: "visitor"},
-		NotBefore:             time.Now().Add(-time.Hour),
-		NotAfter:              time.Now().Add(time.Hour),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
 	}
-	change(c)
-	parent, signer := c, key
+	change(&c)
+	var by *tls.Certificate
 	if a != nil {
-		parent, signer = a.cert, a.key
+		by = &a.own
 	}
-	der, err := x509.CreateCertificate(rand.Reader, c, parent, &key.PublicKey, signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &ca{key, cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}
+	own := testca.Sign(t, c, by)
+	text, _ := testca.PEM(t, own)
+	return &ca{own, own.Leaf, text}
 }
 
 func TestCertificate(t *testing.T) {

@@ -2,14 +2,9 @@ package session_test
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	crand "crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"io"
-	"math/big"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -17,6 +12,7 @@ import (
 	"time"
 
 	"adit/internal/memnet"
+	"adit/internal/testca"
 	"adit/internal/wsconn"
 	"adit/session"
 )
@@ -24,31 +20,12 @@ import (
 // tlsPair returns both ends of a TLS conn over loopback.
 func tlsPair(t testing.TB) (a, b net.Conn) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		DNSNames:     []string{"tunnel.test"},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(crand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(cert)
+	ca := testca.New(t)
 	c, s := tcpPair(t)
-	ts := tls.Server(s, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}})
+	ts := tls.Server(s, &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, testca.Server("tunnel.test"))}})
 	done := make(chan error, 1)
 	go func() { done <- ts.Handshake() }()
-	tc := tls.Client(c, &tls.Config{ServerName: "tunnel.test", RootCAs: roots})
+	tc := tls.Client(c, &tls.Config{ServerName: "tunnel.test", RootCAs: ca.Pool})
 	if err := tc.Handshake(); err != nil {
 		t.Fatal(err)
 	}

@@ -3,20 +3,14 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -25,6 +19,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"adit/internal/testca"
 )
 
 // tunnelToken signs a token for an ID with one of the secrets of
@@ -241,29 +237,12 @@ func TestWebsocktunnelUsage(t *testing.T) {
 // TLS_KEY have them, and who trusts it.
 func tunnelCertificate(t *testing.T, names ...string) (environ []string, roots *x509.CertPool) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: names[0]}, DNSNames: names,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, cert, cert, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots = x509.NewCertPool()
-	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	roots.AppendCertsFromPEM(certPEM)
+	ca := testca.New(t)
+	cert, key := testca.PEM(t, ca.Issue(t, testca.Server(names...)))
 	return []string{
-		"TLS_CERTIFICATE=" + base64.StdEncoding.EncodeToString(certPEM),
-		"TLS_KEY=" + base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})),
-	}, roots
+		"TLS_CERTIFICATE=" + base64.StdEncoding.EncodeToString(cert),
+		"TLS_KEY=" + base64.StdEncoding.EncodeToString(key),
+	}, ca.Pool
 }
 
 // Where clients are found: the address that each family is told, and the

@@ -15,8 +15,7 @@ import (
 // BenchmarkBulk carries bytes from an upstream to a visitor, with mutual TLS
 // and both ends of this package in one process.
 func BenchmarkBulk(b *testing.B) {
-	ca := &authority{t: b, dir: b.TempDir()}
-	ca.cert, ca.key = ca.make(&x509.Certificate{Subject: pkix.Name{CommonName: "ca"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}, "ca")
+	ca := newAuthority(b, "ca")
 	ca.make(&x509.Certificate{Subject: pkix.Name{CommonName: "server"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, "server")
 	ca.client("home@example.com", "home")
 	up, err := net.Listen("tcp", "127.0.0.1:0")

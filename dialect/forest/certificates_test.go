@@ -3,15 +3,10 @@ package forest
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"log"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -19,54 +14,33 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"adit/internal/testca"
 )
 
 type authority struct {
-	t    testing.TB
-	dir  string
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	t   testing.TB
+	dir string
+	own *tls.Certificate
 }
 
-func newAuthority(t *testing.T, name string) *authority {
+func newAuthority(t testing.TB, name string) *authority {
 	t.Helper()
 	a := &authority{t: t, dir: t.TempDir()}
-	a.cert, a.key = a.make(&x509.Certificate{Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}, "ca")
+	a.own = a.make(&x509.Certificate{Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}, "ca")
 	return a
 }
 
-func (a *authority) make(c *x509.Certificate, file string) (*x509.Certificate, *ecdsa.PrivateKey) {
+func (a *authority) make(c *x509.Certificate, file string) *tls.Certificate {
 	a.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	c.SerialNumber, _ = rand.Int(rand.Reader, big.NewInt(1<<60))
-	if c.NotAfter.IsZero() {
-		c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	}
-	parent, signer := a.cert, a.key
-	if parent == nil {
-		parent, signer = c, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, c, parent, &key.PublicKey, signer)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	for end, b := range map[string]*pem.Block{".crt": {Type: "CERTIFICATE", Bytes: der}, ".key": {Type: "PRIVATE KEY", Bytes: keyDER}} {
-		if err := os.WriteFile(a.file(file+end), pem.EncodeToMemory(b), 0o600); err != nil {
+	made := testca.Sign(a.t, *c, a.own)
+	cert, key := testca.PEM(a.t, made)
+	for end, b := range map[string][]byte{".crt": cert, ".key": key} {
+		if err := os.WriteFile(a.file(file+end), b, 0o600); err != nil {
 			a.t.Fatal(err)
 		}
 	}
-	made, err := x509.ParseCertificate(der)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return made, key
+	return &made
 }
 
 func (a *authority) file(name string) string { return filepath.Join(a.dir, name) }
@@ -75,8 +49,7 @@ func (a *authority) client(cn, file string, usage ...x509.ExtKeyUsage) *x509.Cer
 	if usage == nil {
 		usage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	}
-	c, _ := a.make(&x509.Certificate{Subject: pkix.Name{CommonName: cn}, ExtKeyUsage: usage}, file)
-	return c
+	return a.make(&x509.Certificate{Subject: pkix.Name{CommonName: cn}, ExtKeyUsage: usage}, file).Leaf
 }
 
 // A lineLog hands on what is logged.

@@ -71,7 +71,7 @@ func (s *secureServer) dial(addr, cert string) net.Conn {
 		s.t.Fatal(err)
 	}
 	roots := x509.NewCertPool()
-	roots.AddCert(s.ca.cert)
+	roots.AddCert(s.ca.own.Leaf)
 	c, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}})
 	if err != nil {
 		s.t.Fatal(err)

@@ -2,13 +2,9 @@ package native_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"math/big"
 	"net"
 	"net/http"
 	"sync"
@@ -21,6 +17,7 @@ import (
 	"adit/dialect"
 	"adit/dialect/native"
 	"adit/internal/memnet"
+	"adit/internal/testca"
 	"adit/tunnel"
 )
 
@@ -117,30 +114,11 @@ func newFakeServer(t *testing.T, nw network, opts native.Options) *fakeServer {
 // certificate is one for 127.0.0.1, made up for the test.
 func certificate(t *testing.T) (*tls.Config, *x509.CertPool) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(cert)
+	ca := testca.New(t)
 	return &tls.Config{
-		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
+		Certificates: []tls.Certificate{ca.Issue(t, testca.Server("tunnel.test"))},
 		ClientAuth:   tls.RequestClientCert,
-	}, roots
+	}, ca.Pool
 }
 
 // dialer returns a Dialer to fs, whose conns cut breaks.

@@ -18,7 +18,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -29,39 +28,63 @@ type Authority struct {
 	Pool *x509.CertPool // of itself
 	PEM  []byte         // itself
 
-	key  *ecdsa.PrivateKey
-	last atomic.Int64 // serial number
+	own *tls.Certificate
 }
 
 // New returns an authority.
 func New(t testing.TB) *Authority {
 	t.Helper()
-	key := newKey(t)
-	c := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "an authority of our own"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	a := &Authority{key: key, Pool: x509.NewCertPool()}
-	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
-	if err == nil {
-		a.Cert, err = x509.ParseCertificate(der)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	own := Sign(t, x509.Certificate{
+		Subject: pkix.Name{CommonName: "an authority of our own"},
+		IsCA:    true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}, nil)
+	cert, _ := PEM(t, own)
+	a := &Authority{Cert: own.Leaf, Pool: x509.NewCertPool(), PEM: cert, own: &own}
 	a.Pool.AddCert(a.Cert)
-	a.PEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	return a
 }
 
-func newKey(t testing.TB) *ecdsa.PrivateKey {
+// Sign returns a certificate that is what template says, signed by another one,
+// or by itself if that is nil. It is good from an hour ago until an hour from now
+// if template does not say otherwise.
+func Sign(t testing.TB, template x509.Certificate, by *tls.Certificate) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return key
+	if template.SerialNumber, err = rand.Int(rand.Reader, big.NewInt(1<<62)); err != nil {
+		t.Fatal(err)
+	}
+	if template.NotBefore.IsZero() {
+		template.NotBefore = time.Now().Add(-time.Hour)
+	}
+	if template.NotAfter.IsZero() {
+		template.NotAfter = time.Now().Add(time.Hour)
+	}
+	if by == nil {
+		by = &tls.Certificate{Leaf: &template, PrivateKey: key}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &template, by.Leaf, &key.PublicKey, by.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+}
+
+// PEM returns a certificate and its key as files have them.
+func PEM(t testing.TB, c tls.Certificate) (cert, key []byte) {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate[0]}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
 // Server is for Issue: a certificate for a server of these hostnames, and of
@@ -86,22 +109,9 @@ func Client(name string) func(*x509.Certificate) {
 // Issue returns a certificate that change says more about.
 func (a *Authority) Issue(t testing.TB, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
-	key := newKey(t)
-	c := &x509.Certificate{
-		SerialNumber: big.NewInt(a.last.Add(1) + 1),
-		NotBefore:    a.Cert.NotBefore, NotAfter: a.Cert.NotAfter,
-		KeyUsage: x509.KeyUsageDigitalSignature,
-	}
-	change(c)
-	der, err := x509.CreateCertificate(rand.Reader, c, a.Cert, &key.PublicKey, a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+	c := x509.Certificate{KeyUsage: x509.KeyUsageDigitalSignature}
+	change(&c)
+	return Sign(t, c, a.own)
 }
 
 // Files writes what Issue returns into files of their own.
@@ -116,13 +126,9 @@ func (a *Authority) Files(t testing.TB, change func(*x509.Certificate)) (cert, k
 // Write is Files with names of the caller's. What is there is replaced.
 func (a *Authority) Write(t testing.TB, cert, key string, change func(*x509.Certificate)) {
 	t.Helper()
-	c := a.Issue(t, change)
-	keyDER, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	put(t, cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate[0]}))
-	put(t, key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
+	c, k := PEM(t, a.Issue(t, change))
+	put(t, cert, c)
+	put(t, key, k)
 }
 
 // File writes the authority's own certificate.

@@ -1,20 +1,15 @@
 package wsconn
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"math/big"
 	"net"
 	"path/filepath"
 	"sync"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
+	"adit/internal/testca"
 	"adit/internal/undertls"
 )
 
@@ -41,8 +36,9 @@ var pipes = map[string]func(t testing.TB) (client, server net.Conn){
 
 // secured does TLS over both ends of a conn.
 func secured(t testing.TB, a, b net.Conn) (client, server net.Conn) {
-	c := tls.Client(a, &tls.Config{RootCAs: certificate().pool, ServerName: "test"})
-	s := tls.Server(b, &tls.Config{Certificates: []tls.Certificate{certificate().cert}})
+	ca := testca.New(t)
+	c := tls.Client(a, &tls.Config{RootCAs: ca.Pool, ServerName: "test"})
+	s := tls.Server(b, &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, testca.Server("test"))}})
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := s.Handshake(); err != nil {
@@ -74,35 +70,6 @@ func dialed(t testing.TB, network, addr string) (client, server net.Conn) {
 	t.Cleanup(func() { client.Close(); server.Close() })
 	return client, server
 }
-
-type testCert struct {
-	cert tls.Certificate
-	pool *x509.CertPool
-}
-
-// certificate returns a certificate for the name "test".
-var certificate = sync.OnceValue(func() testCert {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		panic(err)
-	}
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		DNSNames:     []string{"test"},
-		NotAfter:     time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
-	if err != nil {
-		panic(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		panic(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(leaf)
-	return testCert{tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool}
-})
 
 // newPair returns both ends of a WebSocket over the named way to connect.
 func newPair(t testing.TB, way string) (client, server *Conn) {
