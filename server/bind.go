@@ -29,7 +29,8 @@ type binder struct {
 	holder  string // subject of all its credentials
 	foreign bool   // the dialect judges them: the server's authenticator does not know them
 
-	forwards sync.WaitGroup // streams that the agent has opened, and what takes them
+	forwards   sync.WaitGroup // streams that the agent has opened, and what takes them
+	forwarding int            // how many of them count; server.forwards guards it
 
 	mu       sync.Mutex // guards the fields below
 	identity *auth.Identity

@@ -18,56 +18,9 @@ import (
 )
 
 const (
-	maxForwards    = 10000 // streams of agents to targets, of all sessions together
-	maxForwardsUDP = 256   // those of one session that carry datagrams
-	maxDials       = 256   // targets that are dialled for one session at a time
+	maxForwardsUDP = 256 // those of one session that carry datagrams
+	maxDials       = 256 // targets that are dialled for one session at a time
 )
-
-// forwards are the streams that agents have opened to targets.
-type forwards struct {
-	dialer forward.Dialer
-	done   forwardCounts
-
-	mu   sync.Mutex // guards the fields below
-	open int
-	none chan struct{} // closed when open is 0; nil unless somebody waits
-}
-
-// enter counts a stream in, unless there are too many.
-func (f *forwards) enter() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.open >= maxForwards {
-		return false
-	}
-	f.open++
-	return true
-}
-
-func (f *forwards) leave() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.open--; f.open == 0 && f.none != nil {
-		close(f.none)
-		f.none = nil
-	}
-}
-
-// shutdown waits until no stream is left, or ctx ends. It is called once.
-func (f *forwards) shutdown(ctx context.Context) {
-	f.mu.Lock()
-	none := make(chan struct{})
-	if f.open == 0 {
-		close(none)
-	} else {
-		f.none = none
-	}
-	f.mu.Unlock()
-	select {
-	case <-none:
-	case <-ctx.Done():
-	}
-}
 
 // forward serves the streams that the agent opens until the tunnel ends. b.end
 // waits for it.
@@ -119,15 +72,15 @@ func (b *binder) serveForward(ctx context.Context, in tunnel.Asked, dialled func
 		b.server.forwards.done.refuse(re.Code)
 		in.Refuse(re.Code, re.Reason)
 	}
-	if !b.server.forwards.enter() {
-		refuse(&tunnel.RefusedError{Code: tunnel.RefuseBusy, Reason: "the server has as many forwards as it takes"})
+	if err := b.server.forwards.enter(b); err != nil {
+		refuse(err)
 		return
 	}
-	defer b.server.forwards.leave()
+	defer b.server.forwards.leave(b)
 	if target.Datagrams() {
 		defer udp.Add(-1)
 		if udp.Add(1) > maxForwardsUDP {
-			refuse(&tunnel.RefusedError{Code: tunnel.RefuseBusy, Reason: "the session has as many streams of datagrams as it may have"})
+			refuse(busy("the session has as many streams of datagrams as it may have"))
 			return
 		}
 	}

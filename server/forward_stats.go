@@ -68,7 +68,7 @@ func (f *forwards) stats() ForwardStats {
 	f.mu.Unlock()
 	c := &f.done
 	st := ForwardStats{
-		Open: open, Max: maxForwards, Sent: c.sent.Load(), Received: c.received.Load(),
+		Open: open, Max: f.max, Sent: c.sent.Load(), Received: c.received.Load(),
 		Connected: make(map[string]uint64, len(forwardNetworks)), Refused: make(map[string]uint64, len(forwardRefusals)),
 	}
 	for i, n := range forwardNetworks {

@@ -2,8 +2,8 @@ package server_test
 
 import (
 	"testing"
-	"time"
 
+	"adit/server"
 	"adit/tunnel"
 )
 
@@ -23,12 +23,8 @@ func TestForwardStats(t *testing.T) {
 	target := tunnel.Target{Network: tunnel.TCP, Host: "127.0.0.2", Port: portOf(at)}
 	refusedWith(t, target, reach(t, s.OpenTarget, target), tunnel.RefuseForbidden)
 
-	deadline := time.Now().Add(patience)
+	f.settled(t, func(st server.ForwardStats) bool { return st.Open == 0 }) // the last one's end is the relay's
 	st := f.Stats().Forwards
-	for st.Open > 0 && time.Now().Before(deadline) { // the last one's end is the relay's
-		time.Sleep(time.Millisecond)
-		st = f.Stats().Forwards
-	}
 	if st.Open != 0 || st.Connected["tcp"] != 3 || st.Refused["forbidden"] != 1 || st.Sent != 18 || st.Received != 18 {
 		t.Errorf("got %+v, want none open, 3 connected, 1 forbidden, and 18 bytes each way", st)
 	}

@@ -34,9 +34,16 @@ func rules(t *testing.T, texts ...string) (all []auth.ForwardRule) {
 // startForwarding starts a server that forwards within these rules.
 func startForwarding(t *testing.T, texts ...string) *fixture {
 	t.Helper()
+	return startForwardingWith(t, func(*server.Options) {}, texts...)
+}
+
+// startForwardingWith is startForwarding with further options.
+func startForwardingWith(t *testing.T, change func(*server.Options), texts ...string) *fixture {
+	t.Helper()
 	return start(t, func(o *server.Options) {
 		o.Forward = rules(t, texts...)
 		o.Dialects = []dialect.Dialect{native.New(native.Options{Forwards: 100, Logger: o.Logger})}
+		change(o)
 	})
 }
 

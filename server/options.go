@@ -113,6 +113,13 @@ type Options struct {
 	// have to let agents open streams.
 	Forward []auth.ForwardRule
 
+	// MaxForwards is how many streams agents may have to targets at a time, all
+	// together; 0 means 10000. Who has some already gets no more than its share
+	// of those that are left. MaxForwardsPerSubject is how many they may be with
+	// credentials of one subject besides, but for the shared secret; 0 means
+	// that there is no such bound.
+	MaxForwards, MaxForwardsPerSubject int
+
 	// NoDoctor turns away those who examine the way to the server, without
 	// credentials; see package doctor. With Rules that is always so.
 	NoDoctor bool

@@ -116,6 +116,7 @@ func New(opts Options) (*Server, error) {
 		blocks:     blocks{path: opts.BlockFile},
 		routes:     routes{path: opts.RouteFile, fixed: opts.RoutesFixed},
 	}
+	s.forwards.init(&opts)
 	if s.domain == "" {
 		s.domain = localDomain
 	}

@@ -44,7 +44,7 @@ var flagGroups = []struct {
 		"response-header", "response-header-file", "remove-response-header", "proxy-protocol",
 	}},
 	{"What stands before the server:", []string{"trusted-proxies", "proxy-protocol-from"}},
-	{"Times and limits:", []string{"hold", "grace", "drain-delay", "resume-window", "buffer-memory"}},
+	{"Times and limits:", []string{"hold", "grace", "drain-delay", "resume-window", "buffer-memory", "max-forwards", "max-forwards-per-subject"}},
 	{"Screen and log:", []string{"screen", "log-level", "log-format", "access-log", "access-log-file", "otlp-endpoint", "trace-ratio"}},
 	{"For operators:", []string{
 		"admin", "admin-hosts", "admin-open-metrics", "admin-token-file", "admin-read-token-file", "doctor",

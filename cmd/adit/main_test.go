@@ -274,6 +274,8 @@ func TestUsageErrors(t *testing.T) {
 		{args: "server --jwks https://me:hidden@issuer.test/ --jwt-issuer x --jwt-audience y", want: []string{"--jwks", "password"}},
 		{args: "server", environ: []string{"ADIT_JWT_ISSUER=x"}, want: []string{"--jwt-issuer", "--jwks"}},
 		{args: "server --reserved-ids a,é", want: []string{"--reserved-ids"}},
+		{args: "server --max-forwards 0", want: []string{"--max-forwards", "0", "1 to 1000000"}},
+		{args: "server --max-forwards-per-subject -1", want: []string{"--max-forwards-per-subject", "-1"}},
 		{args: "server --max-agents-per-subject -1", want: []string{"--max-agents-per-subject", "-1"}},
 		{args: "version now", want: []string{"now"}},
 	} {
