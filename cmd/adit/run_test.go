@@ -283,8 +283,8 @@ func TestPatienceIsExplained(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := c.patience(ctx)
 	defer done()
-	cancel()
 	began := time.Now()
+	cancel()
 	c.out.wait(t, "Ctrl-C ends at once")
 	if time.Since(began) < 100*time.Millisecond {
 		t.Error("it is said even if the end comes soon")
