@@ -11,27 +11,33 @@ import (
 
 func TestDoctor(t *testing.T) {
 	t.Parallel()
-	_, url := startServer(t)
-	addr := strings.TrimPrefix(url, "ws://")
-	_, silent := startServer(t, "--doctor=false")
 	login := hostile.NewProxy(t, hostile.ProxyOptions{Login: hostile.NTLM("NTLM", "CORP", "me", "secret")})
+	// Each examination has a server of its own, which does not take many of them
+	// from one address at once.
+	server := func(t *testing.T, args ...string) (url string) {
+		_, url = startServer(t, args...)
+		return url
+	}
 	for _, tt := range []struct {
 		name string
-		args []string
+		args func(t *testing.T) []string
 		exit int
 		code string // of the first finding
 		says string
 	}{
-		{"all well", []string{"ws://" + addr}, exitDone, "", "All is well: nothing on the way disturbs adit."},
-		{"by flag", []string{"--server", url}, exitDone, "", "ok       buffering"},
-		{"nobody there", []string{"ws://127.0.0.1:1"}, exitFailed, "unreachable", "FAILED   dial       port 1: 127.0.0.1: connection refused"},
-		{"turned off", []string{silent}, exitFailed, "no-doctor", "--doctor=false"},
-		{"no WebSockets", []string{"ws://" + hostile.NewStripper(t, addr)}, exitFailed, "upgrade-stripped", "takes the Upgrade out"},
-		{"proxy", []string{"--proxy", "http://" + login.Addr, url}, exitFailed, "proxy-auth", "FAILED   proxy      http://" + login.Addr + " (--proxy"},
+		{"all well", func(t *testing.T) []string { return []string{server(t)} }, exitDone, "", "All is well: nothing on the way disturbs adit."},
+		{"by flag", func(t *testing.T) []string { return []string{"--server", server(t)} }, exitDone, "", "ok       buffering"},
+		{"nobody there", func(*testing.T) []string { return []string{"ws://127.0.0.1:1"} }, exitFailed, "unreachable", "FAILED   dial       port 1: 127.0.0.1: connection refused"},
+		{"turned off", func(t *testing.T) []string { return []string{server(t, "--doctor=false")} }, exitFailed, "no-doctor", "--doctor=false"},
+		{"no WebSockets", func(t *testing.T) []string {
+			return []string{"ws://" + hostile.NewStripper(t, strings.TrimPrefix(server(t), "ws://"))}
+		}, exitFailed, "upgrade-stripped", "takes the Upgrade out"},
+		{"proxy", func(t *testing.T) []string { return []string{"--proxy", "http://" + login.Addr, server(t)} },
+			exitFailed, "proxy-auth", "FAILED   proxy      http://" + login.Addr + " (--proxy"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			exit, out, errOut := call(t, nil, append([]string{"doctor"}, tt.args...)...)
+			exit, out, errOut := call(t, nil, append([]string{"doctor"}, tt.args(t)...)...)
 			if exit != tt.exit || errOut != "" || !strings.Contains(out, tt.says) {
 				t.Errorf("exit code %d, errors %q, and:\n%s\nwant %d, none, and %q", exit, errOut, out, tt.exit, tt.says)
 			}
@@ -43,7 +49,7 @@ func TestDoctor(t *testing.T) {
 		})
 		t.Run(tt.name+", for machines", func(t *testing.T) {
 			t.Parallel()
-			exit, out, errOut := call(t, nil, append([]string{"doctor", "--json"}, tt.args...)...)
+			exit, out, errOut := call(t, nil, append([]string{"doctor", "--json"}, tt.args(t)...)...)
 			var report struct {
 				Status   string
 				Findings []struct{ Code, Culprit, Remedy string }
