@@ -99,13 +99,28 @@ func (rs *requestServer) pair(t testing.TB, kind requests.Kind, url string) (nea
 	if _, err := near.Write([]byte{1}); err != nil {
 		t.Fatal(err)
 	}
-	for { // something on the way may have opened another one, for nobody
-		far = <-rs.conns
-		t.Cleanup(func() { far.Close() })
-		far.SetReadDeadline(time.Now().Add(time.Second))
-		if _, err := far.Read(make([]byte, 1)); err == nil {
-			far.SetReadDeadline(time.Time{})
+	// Something on the way may have opened another one, for nobody: far is the
+	// one on which the byte comes, however long that takes.
+	met := make(chan net.Conn, 1)
+	var listening sync.WaitGroup
+	t.Cleanup(listening.Wait) // after all are closed
+	limit := time.After(time.Minute)
+	for {
+		select {
+		case c := <-rs.conns:
+			t.Cleanup(func() { c.Close() })
+			listening.Go(func() {
+				if _, err := c.Read(make([]byte, 1)); err == nil {
+					select {
+					case met <- c:
+					default:
+					}
+				}
+			})
+		case far = <-met:
 			return near, far
+		case <-limit:
+			t.Fatal("the server does not hear of the carrier")
 		}
 	}
 }
