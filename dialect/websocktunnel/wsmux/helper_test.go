@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // sockets returns both ends of a TCP conn.
 func sockets(t testing.TB) (a, b net.Conn) { return testtcp.Pair(t) }
