@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -190,20 +191,19 @@ func (c *carried) converse(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := 0
-	buf := make([]byte, 4<<10)
-	for {
-		n, err := resp.Body.Read(buf)
-		for line := range strings.Lines(string(buf[:n])) {
-			if sent, ok := strings.CutPrefix(strings.TrimSpace(line), "data: "); ok {
-				got++
-				ns, _ := strconv.ParseInt(sent, 10, 64)
-				if late := time.Since(time.Unix(0, ns)); late > 3*time.Second {
-					t.Errorf("event %d came after %s", got, late)
-				}
-			}
+	events := bufio.NewScanner(resp.Body) // a read may end in the middle of a line
+	for events.Scan() {
+		sent, ok := strings.CutPrefix(events.Text(), "data: ")
+		if !ok {
+			continue
 		}
+		got++
+		ns, err := strconv.ParseInt(sent, 10, 64)
 		if err != nil {
-			break
+			t.Errorf("event %d: %v", got, err)
+		}
+		if late := time.Since(time.Unix(0, ns)); late > 3*time.Second {
+			t.Errorf("event %d came after %s", got, late)
 		}
 	}
 	resp.Body.Close()

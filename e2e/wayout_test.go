@@ -161,7 +161,8 @@ func squidKerberos(t *testing.T, _ string) wayOut {
 [logging]
 	kdc = STDERR
 `, realm, file("db"), file("stash"), port))
-	env := []string{"KRB5_CONFIG=" + conf, "KRB5_KDC_PROFILE=" + profile, "KRB5CCNAME=FILE:" + file("tickets")}
+	env := []string{"KRB5_CONFIG=" + conf, "KRB5_KDC_PROFILE=" + profile, "KRB5CCNAME=FILE:" + file("tickets"),
+		"KRB5RCACHENAME=none:"} // else in $TMPDIR, where squid's helper may not write
 	call := func(program string, input string, args ...string) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
