@@ -298,7 +298,7 @@ func TestMintRefuses(t *testing.T) {
 // FuzzAuthenticate looks for a token that is accepted though its signature is
 // not that of the secret.
 func FuzzAuthenticate(f *testing.F) {
-	claims := m{"sub": "a", "exp": 1 << 40, "adit": m{"ids": []string{"*"}}}
+	claims := m{"sub": "a", "exp": int64(1) << 40, "adit": m{"ids": []string{"*"}}}
 	f.Add(rawOld)
 	f.Add("")
 	f.Add("..")

@@ -8,7 +8,7 @@ import (
 )
 
 // oobSize is more than what the system tells of a datagram.
-const oobSize = 64
+const oobSize = 128
 
 // localAddrs finds which address of the machine a datagram was sent to, and has
 // the answer leave from there (ip(7), IP_PKTINFO; RFC 3542, section 6).
@@ -27,31 +27,30 @@ func (l *localAddrs) ask(socket *net.UDPConn) {
 		}
 		if l.v6 = domain == unix.AF_INET6; l.v6 {
 			unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
-		} else {
-			unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
 		}
+		unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1) // also of IPv4 on a socket of IPv6
 	})
 }
 
-// of returns the address that a datagram was sent to. oob is what the system
-// tells of it.
-func (l *localAddrs) of(oob []byte) netip.Addr {
+// of returns the address that a datagram was sent to, or that of the machine
+// which stands for it if that was a broadcast. oob is what the system tells of it.
+func (l *localAddrs) of(oob []byte) (to netip.Addr) {
 	for len(oob) > 0 {
 		head, data, rest, err := unix.ParseOneSocketControlMessage(oob)
 		switch {
 		case err != nil:
-			return netip.Addr{}
+			return to
 		case head.Level == unix.IPPROTO_IP && head.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
 			return netip.AddrFrom4([4]byte(data[4:8])) // which is never that of a broadcast
 		case head.Level == unix.IPPROTO_IPV6 && head.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
-			if a := netip.AddrFrom16([16]byte(data[:16])).Unmap(); !a.IsMulticast() {
-				return a
+			// Of IPv4 it may be a broadcast; IP_PKTINFO tells then too.
+			if a := netip.AddrFrom16([16]byte(data[:16])); !a.Is4In6() && !a.IsMulticast() {
+				to = a
 			}
-			return netip.Addr{}
 		}
 		oob = rest
 	}
-	return netip.Addr{}
+	return to
 }
 
 // control returns what has the system send from an address.

@@ -32,7 +32,8 @@ type udpPort struct {
 	flows  *datagrams.Flows[udpKey]
 	ctx    context.Context // of its visitors
 	stop   context.CancelFunc
-	ended  chan struct{} // closed when the loop that reads has ended
+	ended  chan struct{}       // closed when the loop that reads has ended
+	mine   map[netip.Addr]bool // see own; of the loop that reads
 }
 
 // A udpKey tells visitors apart.
@@ -100,7 +101,7 @@ func (p *udpPort) read() {
 		if k.to.IsUnspecified() {
 			k.to = p.local.of(oob[:oobn])
 		}
-		if k.from.Port() == 0 || k.from == netip.AddrPortFrom(k.to, p.bound.Port()) {
+		if k.from.Port() == 0 || p.own(k) {
 			c.dropped.Add(1) // nobody is there to be answered, or it is this port itself
 			continue
 		}
@@ -108,6 +109,26 @@ func (p *udpPort) read() {
 			c.dropped.Add(1)
 		}
 	}
+}
+
+// maxMine bounds how many addresses of its own a port remembers.
+const maxMine = 256
+
+// own reports whether a datagram comes from this port itself, if from another
+// address of the machine: one that such a datagram was sent to before. It would
+// go round for ever where an upstream answers everything.
+func (p *udpPort) own(k udpKey) bool {
+	if k.from.Port() != p.bound.Port() || !k.to.IsValid() {
+		return false
+	}
+	if p.mine == nil {
+		p.mine = make(map[netip.Addr]bool)
+	}
+	if len(p.mine) < maxMine {
+		p.mine[k.to] = true
+	}
+	from := k.from.Addr().WithZone("")
+	return from == k.to || p.mine[from]
 }
 
 // answer sends a datagram to a visitor, from where it has sent to.

@@ -39,7 +39,18 @@ func newUDPDoor(t *testing.T, opts ingress.UDPOptions) *udpDoor {
 	return newGuardedUDPDoor(t, opts, nil)
 }
 
+func newUDPDoorOn(t *testing.T, on netip.Addr) *udpDoor {
+	t.Helper()
+	return startUDPDoor(t, ingress.UDPOptions{Addr: on}, nil)
+}
+
 func newGuardedUDPDoor(t *testing.T, opts ingress.UDPOptions, g *policy.Guard) *udpDoor {
+	t.Helper()
+	opts.Addr = loopback
+	return startUDPDoor(t, opts, g)
+}
+
+func startUDPDoor(t *testing.T, opts ingress.UDPOptions, g *policy.Guard) *udpDoor {
 	t.Helper()
 	d := &udpDoor{}
 	var ln net.Listener
@@ -65,7 +76,6 @@ func newGuardedUDPDoor(t *testing.T, opts ingress.UDPOptions, g *policy.Guard) *
 			agent.Go(func() { d.echo(c) })
 		}
 	})
-	opts.Addr = loopback
 	opts.Ports = []ingress.PortRange{{First: 1024, Last: 65535}}
 	d.UDP = ingress.NewUDP(opts)
 	port := testport.One(t)

@@ -53,10 +53,10 @@ func Relay(stream, socket net.Conn, idle time.Duration, abort func(stream net.Co
 		} // what cannot be sent is lost, as datagrams are
 	}
 	in.Release()
-	timer.Stop()
 	socket.Close()
 	stream.Close()
 	wg.Wait()
+	timer.Stop() // nobody sets it again
 	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
 		err = nil
 	}
