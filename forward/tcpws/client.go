@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
+
 	"adit/internal/wayout"
 	"adit/internal/wsframe"
 )
@@ -204,6 +206,19 @@ func withoutUser(s string) string {
 // shown returns a URL of parseURL as the original logs it.
 func shown(u *url.URL) string { return "ws" + strings.TrimPrefix(u.String(), "http") }
 
+// hostField returns the field Host for a server, as package net/http writes it:
+// in ASCII, and without the zone, which says nothing to others.
+func hostField(u *url.URL) string {
+	host, err := httpguts.PunycodeHostPort(u.Host)
+	if err != nil {
+		host = u.Host
+	}
+	if from, to := strings.IndexByte(host, '%'), strings.LastIndexByte(host, ']'); 0 <= from && from < to {
+		host = host[:from] + host[to:]
+	}
+	return host
+}
+
 // handshake sends one request and returns its answer.
 func (c *Client) handshake(ctx context.Context, u *url.URL) (conn net.Conn, resp *http.Response, early []byte, err error) {
 	out := wayout.Dialer{Proxy: c.opts.Proxy, TLS: c.opts.TLS, Timeout: handshakeTime, Eager: true} // as the original
@@ -238,7 +253,7 @@ func (c *Client) handshake(ctx context.Context, u *url.URL) (conn net.Conn, resp
 	var nonce [16]byte
 	rand.Read(nonce[:])
 	key := base64.StdEncoding.EncodeToString(nonce[:])
-	request := "GET " + u.RequestURI() + " HTTP/1.1\r\nHost: " + u.Host + "\r\nUser-Agent: Go-http-client/1.1\r\n" +
+	request := "GET " + u.RequestURI() + " HTTP/1.1\r\nHost: " + hostField(u) + "\r\nUser-Agent: Go-http-client/1.1\r\n" +
 		headerFeatures + ": " + features{ends: true, zeroMask: true}.String() + "\r\n" +
 		"Connection: Upgrade\r\nSec-WebSocket-Key: " + key + "\r\nSec-WebSocket-Version: 13\r\nUpgrade: websocket\r\n\r\n"
 	if _, err := io.WriteString(conn, request); err != nil {

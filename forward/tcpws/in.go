@@ -60,6 +60,7 @@ func (l *link) accuse(payload []byte, err error) {
 	l.close(payload)
 	l.endSending()
 	l.lose(err)
+	l.tcp.flush() // what came before is sound
 	abort(l.tcp.Conn)
 	l.ws.SetReadDeadline(time.Now().Add(drainTime))
 	io.Copy(io.Discard, l.ws.Conn)
@@ -128,6 +129,7 @@ func (s *inState) fill() error {
 	if err != nil {
 		return err
 	}
+	s.l.heard()
 	s.b = s.b[:len(s.b)+n]
 	switch {
 	case len(s.b) == bufferSizes[0] && s.size == 0:
@@ -206,6 +208,9 @@ func (s *inState) control(h wsframe.Header) (over bool, err error) {
 	case wsframe.Ping:
 		s.l.answerPing(p)
 	case wsframe.Close:
+		if !wsframe.IsClose(p) {
+			return false, &protocolError{errClose}
+		}
 		s.l.peerShut(p)
 		return true, nil
 	}
@@ -272,6 +277,7 @@ func (s *inState) spliceIn(left int64) (n int64, ok bool, err error) {
 	s.release()
 	n, ok, err = s.l.spliceIn(&s.fills, left)
 	s.l.received.Add(n)
+	s.l.heard()
 	if werr := (*writeError)(nil); errors.As(err, &werr) {
 		s.discard = true
 		err = nil

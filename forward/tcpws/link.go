@@ -2,7 +2,6 @@ package tcpws
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"io"
 	"log"
@@ -31,6 +30,7 @@ var (
 	errText     = errors.New("text message: only binary ones are allowed")
 	errMasking  = errors.New("frame that is masked and must not be, or the other way round")
 	errSequence = errors.New("continuation of no message, or a message within another")
+	errClose    = errors.New("close frame whose code or text is malformed")
 	errShut     = errors.New("a close frame was sent")
 )
 
@@ -56,12 +56,13 @@ type link struct {
 	wasReset bool       // tcp was reset, as a write to it has found
 	outEnded bool       // tcp has come to its end, and the other side knows
 	inEnded  bool       // the other side's has
+	lingers  bool       // the WebSocket is read only until its end, or its silence
 	pong     []byte     // payload of the pong that waits for the writer
 	hasPong  atomic.Bool
 
-	alive  *time.Timer   // of keepAlive; nil unless client
-	frames atomic.Uint64 // sent
-	quiet  uint64        // frames at the last look of keepAlive; its own
+	alive *time.Timer  // of keepAlive; nil unless client
+	began time.Time    // of run
+	last  atomic.Int64 // when data was sent last, in nanoseconds after began
 
 	sent, received atomic.Int64 // payload bytes to ws and from it
 }
@@ -79,8 +80,11 @@ func newLink(ws, tcp net.Conn) *link {
 // run moves both directions until they have ended, and closes both conns. Its
 // error is nil if both came to their end.
 func (l *link) run() error {
+	l.began = time.Now()
 	if l.client {
-		l.alive = time.AfterFunc(keepaliveEvery/2, l.keepAlive)
+		l.mu.Lock()
+		l.alive = time.AfterFunc(keepaliveEvery, l.keepAlive)
+		l.mu.Unlock()
 	}
 	outDone := make(chan struct{})
 	go func() {
@@ -139,8 +143,19 @@ func (l *link) lose(err error) {
 	if l.cause == nil {
 		l.cause = err
 	}
-	l.outOver = true
+	l.outOver, l.lingers = true, false
 	l.ws.SetReadDeadline(time.Now().Add(graceTime))
+}
+
+// heard is for when something has come from ws. Who still takes in what it was
+// sent, at whatever pace, is not cut off: a conn that is closed while something
+// comes resets what is on its way to the other side.
+func (l *link) heard() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lingers {
+		l.ws.SetReadDeadline(time.Now().Add(lingerTime))
+	}
 }
 
 // discard is for when tcp takes no more. What it has sent before is still on its
@@ -149,7 +164,7 @@ func (l *link) lose(err error) {
 func (l *link) discard(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.discards, l.wasReset = true, errors.Is(err, syscall.ECONNRESET)
+	l.discards, l.wasReset, l.lingers = true, errors.Is(err, syscall.ECONNRESET), false
 	if l.outOver {
 		l.ws.SetReadDeadline(time.Now().Add(drainTime))
 	}
@@ -170,22 +185,31 @@ func abort(c net.Conn) {
 	c.Close()
 }
 
-// keepAlive looks twice in keepaliveEvery, and sends an empty message if nothing
-// was sent since it looked last, so that nothing between takes the connection
-// for dead.
+// keepAlive sends an empty message when keepaliveEvery has passed since data was
+// sent, and again each time, so that nothing between takes the connection for
+// dead.
 func (l *link) keepAlive() {
-	if n := l.frames.Load(); n != l.quiet {
-		l.quiet = n
-	} else if l.wmu.TryLock() { // otherwise something is being sent right now
-		if !l.shut {
-			l.writeLocked(wsframe.Binary, nil)
+	wait := keepaliveEvery - (time.Since(l.began) - time.Duration(l.last.Load()))
+	if wait <= 0 {
+		wait = keepaliveEvery
+		if l.wmu.TryLock() { // otherwise something is being sent right now
+			if !l.shut {
+				l.writeLocked(wsframe.Binary, nil)
+			}
+			l.unlockWrite()
 		}
-		l.wmu.Unlock()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.alive != nil {
-		l.alive.Reset(keepaliveEvery / 2)
+		l.alive.Reset(wait)
+	}
+}
+
+// stir is for data that is about to be sent.
+func (l *link) stir() {
+	if l.client {
+		l.last.Store(int64(time.Since(l.began)))
 	}
 }
 
@@ -205,7 +229,6 @@ func (l *link) writeLocked(op byte, payload []byte) error {
 	n := len(frame)
 	frame = frame[:n+len(payload)]
 	wsframe.Mask(frame[n:], payload, key)
-	l.frames.Add(1)
 	_, err := l.ws.Write(frame)
 	return err
 }
@@ -213,11 +236,14 @@ func (l *link) writeLocked(op byte, payload []byte) error {
 // writeText sends one of the texts between two of our own.
 func (l *link) writeText(text string) error {
 	l.wmu.Lock()
-	defer l.wmu.Unlock()
-	if l.shut {
-		return errShut
+	err := errShut
+	if !l.shut {
+		err = l.writeLocked(wsframe.Text, []byte(text))
 	}
-	return l.writeLocked(wsframe.Text, []byte(text))
+	if perr := l.unlockWrite(); err == nil {
+		err = perr
+	}
+	return err
 }
 
 // close sends a close frame, if none was sent. Nothing is sent after it.
@@ -261,13 +287,18 @@ func (l *link) unlockWrite() error {
 }
 
 // endOut says that tcp has come to its end. After that the other side may still
-// send: one of our own until its own end, an original not for long.
+// send: one of our own until its own end, an original what it has not read ours
+// before.
 func (l *link) endOut() error {
 	if !l.features.ends {
 		err := l.close(nil)
 		l.mu.Lock()
 		l.outOver = true
-		l.ws.SetReadDeadline(time.Now().Add(graceTime))
+		if l.lingers = !l.discards; l.lingers {
+			l.ws.SetReadDeadline(time.Now().Add(lingerTime))
+		} else {
+			l.ws.SetReadDeadline(time.Now().Add(drainTime))
+		}
 		l.mu.Unlock()
 		return err
 	}
@@ -323,18 +354,14 @@ func (l *link) ended() (in, out bool) {
 	return l.inEnded, l.outEnded
 }
 
-// peerShut acts on a close frame of the other side.
+// peerShut acts on a close frame of the other side, and answers with its code.
 func (l *link) peerShut(payload []byte) {
-	if !wsframe.IsClose(payload) {
-		payload = binary.BigEndian.AppendUint16(nil, wsframe.CloseProtocol)
-	}
 	in, _ := l.ended()
+	l.close(payload[:min(len(payload), 2)])
 	if l.features.ends && !in {
-		l.close(payload)
 		l.fail(errBroken) // one of our own would have said so
 		return
 	}
-	l.close(payload)
 	l.endSending()
 	if !in {
 		l.endIn()
@@ -495,7 +522,7 @@ func (l *link) writeData(b []byte, n int) error {
 	head := wsframe.Append(l.head[:0], wsframe.Binary, n, l.client, key)
 	at := wsframe.MaxHeader - len(head)
 	copy(b[at:], head)
-	l.frames.Add(1)
+	l.stir()
 	_, err := l.ws.Write(b[at : wsframe.MaxHeader+n])
 	l.sent.Add(int64(n))
 	if perr := l.unlockWrite(); err == nil {

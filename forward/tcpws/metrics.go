@@ -2,10 +2,13 @@ package tcpws
 
 import (
 	"net/http"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
 )
 
 // Metrics are those of a Server: the original's series under its names, and
@@ -48,9 +51,34 @@ func NewMetrics() *Metrics {
 	return m
 }
 
-// Handler serves the metrics.
+// Handler serves the metrics, in the format of OpenMetrics to who asks for it.
 func (m *Metrics) Handler() http.Handler {
-	return promhttp.InstrumentMetricHandler(m.registry, promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
+	plain := promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+	open := promhttp.HandlerFor(prometheus.GathererFunc(m.gatherUntyped), promhttp.HandlerOpts{EnableOpenMetrics: true})
+	return promhttp.InstrumentMetricHandler(m.registry, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if expfmt.NegotiateIncludingOpenMetrics(r.Header).FormatType() == expfmt.TypeOpenMetrics {
+			open.ServeHTTP(w, r)
+			return
+		}
+		plain.ServeHTTP(w, r)
+	}))
+}
+
+// gatherUntyped gathers for OpenMetrics, in which a counter's name ends in
+// _total. The original's do not, and are to have the same names for whoever
+// asks, so they come without a type.
+func (m *Metrics) gatherUntyped() ([]*dto.MetricFamily, error) {
+	families, err := m.registry.Gather()
+	for _, f := range families {
+		if f.GetType() != dto.MetricType_COUNTER || strings.HasSuffix(f.GetName(), "_total") {
+			continue
+		}
+		f.Type = dto.MetricType_UNTYPED.Enum()
+		for _, c := range f.Metric {
+			c.Untyped, c.Counter = &dto.Untyped{Value: c.Counter.Value}, nil
+		}
+	}
+	return families, err
 }
 
 func (m *Metrics) active(n float64) {

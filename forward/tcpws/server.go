@@ -96,9 +96,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	m := s.opts.Metrics
 	m.active(1)
 	defer m.active(-1)
-	key, status := checkUpgrade(r)
-	if status != 0 {
-		s.refuse(w, r, status, errors.New(http.StatusText(status)))
+	key, status, err := checkUpgrade(r)
+	if err != nil {
+		s.refuse(w, r, status, err)
 		return
 	}
 	done, ok := s.links.add()
@@ -108,29 +108,37 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer done()
 
-	offered := parseFeatures(r.Header.Values(headerFeatures))
-	has := offered.and(features{ends: true, zeroMask: true})
-	target, err := s.dial(r)
-	if err != nil && has.ends {
-		// One of our own tells its caller; to an original that would be an
-		// answer that it does not expect.
-		http.Error(w, "the target is not reached", http.StatusBadGateway)
-		return
+	has := parseFeatures(r.Header.Values(headerFeatures)).and(features{ends: true, zeroMask: true})
+	var target net.Conn
+	if has.ends {
+		// One of our own tells its caller. To an original an answer other than
+		// 101 is nothing that it knows, and while it waits for one it serves
+		// nobody else: it gets that before the target is asked.
+		var err error
+		if target, err = s.dial(r.Context(), r.RemoteAddr, dialTime); err != nil {
+			http.Error(w, "the target is not reached", http.StatusBadGateway)
+			return
+		}
 	}
-	conn, early, uerr := upgrade(w, key, has)
-	if uerr != nil {
+	conn, early, err := upgrade(w, key, has)
+	if err != nil {
 		m.failed("upgrade")
-		s.opts.Log.Printf("%s - Error while upgrading: %v", r.RemoteAddr, uerr)
-		if err == nil {
+		s.opts.Log.Printf("%s - Error while upgrading: %v", r.RemoteAddr, err)
+		if target != nil {
 			abort(target)
 		}
 		return
 	}
 	m.connected("http")
 	s.opts.Log.Printf("%s - Client connected", r.RemoteAddr)
-	if err != nil {
-		conn.Close()
-		return
+	if target == nil {
+		ctx, cancel := s.links.untilClosed()
+		target, err = s.dial(ctx, r.RemoteAddr, patientDialTime)
+		cancel()
+		if err != nil {
+			conn.Close()
+			return
+		}
 	}
 	m.connected("tcp")
 	s.opts.Log.Printf("%s - Connected to TCP: %s", r.RemoteAddr, s.opts.Target)
@@ -153,34 +161,35 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, status int, err 
 	http.Error(w, http.StatusText(status), status)
 }
 
-// dial dials the target before the upgrade, so that nobody takes for open what
-// is not.
-func (s *Server) dial(r *http.Request) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(r.Context(), dialTime)
+// dial dials the target for peer.
+func (s *Server) dial(ctx context.Context, peer string, limit time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	c, err := s.opts.DialContext(ctx, "tcp", s.opts.Target)
 	if err != nil {
 		s.opts.Metrics.failed("dial_tcp")
-		s.opts.Log.Printf("%s - Error while dialing %s: %v", r.RemoteAddr, s.opts.Target, err)
+		s.opts.Log.Printf("%s - Error while dialing %s: %v", peer, s.opts.Target, err)
 	}
 	return c, err
 }
 
-// checkUpgrade returns the key of a handshake, or the status that refuses it.
-func checkUpgrade(r *http.Request) (key string, status int) {
+// checkUpgrade returns the key of a handshake, or the status that refuses it and
+// why.
+func checkUpgrade(r *http.Request) (key string, status int, err error) {
+	bad := func(why string) (string, int, error) { return "", http.StatusBadRequest, errors.New(why) }
 	switch {
 	case !hasToken(r.Header["Connection"], "upgrade") || !hasToken(r.Header["Upgrade"], "websocket"):
-		return "", http.StatusBadRequest
+		return bad("the request is for no websocket")
 	case r.Method != http.MethodGet:
-		return "", http.StatusMethodNotAllowed
+		return "", http.StatusMethodNotAllowed, errors.New("the method is not GET")
 	case !hasToken(r.Header["Sec-Websocket-Version"], "13"):
-		return "", http.StatusBadRequest
+		return bad("the version is not 13")
 	}
 	key = r.Header.Get("Sec-Websocket-Key")
 	if raw, err := base64.StdEncoding.DecodeString(key); err != nil || len(raw) != 16 {
-		return "", http.StatusBadRequest
+		return bad("the key is not 16 bytes in base64")
 	}
-	return key, 0
+	return key, 0, nil
 }
 
 func hasToken(values []string, token string) bool {
@@ -226,11 +235,12 @@ type links struct {
 	count  int
 	open   map[*link]struct{}
 	closed bool
+	ends   chan struct{} // closed with closed
 	wg     *sync.WaitGroup
 }
 
 func newLinks(limit int) links {
-	return links{mu: new(sync.Mutex), max: limit, open: make(map[*link]struct{}), wg: new(sync.WaitGroup)}
+	return links{mu: new(sync.Mutex), max: limit, open: make(map[*link]struct{}), ends: make(chan struct{}), wg: new(sync.WaitGroup)}
 }
 
 // add counts one link; done is called at its end. It reports false if there are
@@ -266,11 +276,32 @@ func (ls *links) hold(l *link) (release func()) {
 	}
 }
 
+// untilClosed returns a context that ends with cancel, or when the links are
+// closed.
+func (ls *links) untilClosed() (ctx context.Context, cancel func()) {
+	ctx, end := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		select {
+		case <-ls.ends:
+			end()
+		case <-ctx.Done():
+		}
+	})
+	return ctx, func() {
+		end()
+		wg.Wait()
+	}
+}
+
 var errClosed = errors.New("the program ends")
 
 func (ls *links) close() error {
 	ls.mu.Lock()
-	ls.closed = true
+	if !ls.closed {
+		ls.closed = true
+		close(ls.ends)
+	}
 	for l := range ls.open {
 		l.fail(errClosed)
 	}

@@ -122,7 +122,7 @@ func (l *link) spliceOut(f *fill) (n int, ok bool, err error) {
 		p.Close()
 		return 0, true, errShut
 	}
-	l.frames.Add(1)
+	l.stir()
 	err = sendMore(l.ws.raw, wsframe.Append(l.head[:0], wsframe.Binary, n, l.client, 0))
 	if err == nil {
 		err = drain(p, l.ws.raw, n)

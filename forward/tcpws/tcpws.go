@@ -67,13 +67,16 @@ func (f features) and(g features) features {
 
 const (
 	keepaliveEvery = 10 * time.Second // of silence, by the client, as the original
-	graceTime      = 10 * time.Second // for what an original still sends when we have sent our end
+	lingerTime     = time.Minute      // of silence, by an original to which we have sent our end
+	graceTime      = 10 * time.Second // for the rest, after one direction has failed
 	drainTime      = 2 * time.Second  // for bytes that nobody wants any more, so that the end is none of ours
 	closeTime      = 2 * time.Second  // for the answer to a close frame
 	handshakeTime  = 45 * time.Second // as the original
 	headTime       = 10 * time.Second
 	noticeTime     = 100 * time.Millisecond // for a caller that is refused to see that it was connected
-	dialTime       = 30 * time.Second       // shorter than an original's wait for its handshake
+	dialTime       = 30 * time.Second       // shorter than one of our own waits for its handshake
+
+	patientDialTime = 150 * time.Second // after the handshake; the system gives up before
 )
 
 // tcpKeepAlive notices dead peers, since neither side pings, after the time that

@@ -56,6 +56,7 @@ type path struct {
 	caller string // where the client listens
 	server *Server
 	client *Client
+	passed chan struct{} // of an original server: something from the target was sent on
 }
 
 // newPath returns a path of our own two ends. If original, each takes the other

@@ -9,13 +9,15 @@ import (
 
 // FromEnvironment returns a Dialer's Proxy that goes by HTTP_PROXY for servers
 // without TLS, HTTPS_PROXY for those with it, NO_PROXY, and their lower-case
-// forms, as Go programs do: a malformed URL is no proxy. Servers on this machine
-// have none.
+// forms, as Go programs do: a malformed URL is no proxy, and where REQUEST_METHOD
+// is set HTTP_PROXY is an error, since a visitor may have said it. Servers on this
+// machine have none.
 func FromEnvironment(getenv func(string) string) func(*url.URL) (*url.URL, error) {
 	config := httpproxy.Config{
 		HTTPProxy:  firstOf(getenv, "HTTP_PROXY", "http_proxy"),
 		HTTPSProxy: firstOf(getenv, "HTTPS_PROXY", "https_proxy"),
 		NoProxy:    firstOf(getenv, "NO_PROXY", "no_proxy"),
+		CGI:        getenv("REQUEST_METHOD") != "",
 	}
 	judge := config.ProxyFunc()
 	return func(server *url.URL) (*url.URL, error) { return judge(asHTTP(server)) }

@@ -350,6 +350,12 @@ func TestFromEnvironment(t *testing.T) {
 			t.Errorf("%s: %s, %v, want %s", server, got, err, want)
 		}
 	}
+	env["REQUEST_METHOD"] = "GET"
+	proxy = wayout.FromEnvironment(func(name string) string { return env[name] })
+	u, _ := url.Parse("http://tunnel.example.com")
+	if p, err := proxy(u); err == nil {
+		t.Errorf("HTTP_PROXY of a visitor of a CGI program: got %v, want an error", p)
+	}
 }
 
 // TestEnvironment has the order of curl.
