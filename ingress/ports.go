@@ -44,14 +44,14 @@ type portDoor interface {
 // ports are the public ports of an ingress. Each belongs to one name and has
 // one address; what else is asked for of it is in use.
 type ports[D portDoor] struct {
-	ranges  []PortRange // that may be opened
-	on      netip.Addr  // to listen on; the zero Addr means all
-	suffix  string      // of the keys for the Router
+	on      netip.Addr // to listen on; the zero Addr means all
+	suffix  string     // of the keys for the Router
 	listen  func(key string, at netip.AddrPort) (D, error)
 	serve   func(D) // begins to; running counts what it begins
 	running *sync.WaitGroup
 
 	mu     sync.Mutex // guards the fields below, and refs of each openPort
+	ranges portRanges // that may be opened; replaced as a whole
 	closed bool       // no port is opened any more
 	open   map[uint16]*openPort[D]
 }
@@ -77,7 +77,7 @@ type openPort[D portDoor] struct {
 // address or by another program), ErrAddrNotAllowed, ErrNoAddr, net.ErrClosed
 // after Close or Shutdown, or it is the system's.
 func (p *ports[D]) Listen(name tunnel.ID, port uint16, on netip.Addr) (addr netip.AddrPort, release func(), err error) {
-	if !p.allowed(port) {
+	if !p.given().contain(port) {
 		return netip.AddrPort{}, nil, fmt.Errorf("listen on port %d: %w", port, ErrPortNotAllowed)
 	}
 	return p.share(name, port, on)
@@ -101,13 +101,14 @@ func (p *ports[D]) share(name tunnel.ID, port uint16, on netip.Addr) (addr netip
 // nil rules out none. It is like Listen otherwise, and its error wraps
 // ErrNoPort if no port is both allowed and free.
 func (p *ports[D]) ListenAny(name tunnel.ID, on netip.Addr, allow func(port uint16) bool) (addr netip.AddrPort, release func(), err error) {
-	total := p.total()
+	ranges := p.given()
+	total := ranges.total()
 	if total == 0 {
 		return netip.AddrPort{}, nil, fmt.Errorf("listen: %w: none is configured", ErrNoPort)
 	}
 	start := rand.IntN(total)
 	for i := range total {
-		port := p.at((start + i) % total)
+		port := ranges.at((start + i) % total)
 		if allow != nil && !allow(port) {
 			continue
 		}
@@ -122,16 +123,35 @@ func (p *ports[D]) ListenAny(name tunnel.ID, on netip.Addr, allow func(port uint
 	return netip.AddrPort{}, nil, fmt.Errorf("listen: %w", ErrNoPort)
 }
 
-// total returns how many ports may be opened.
-func (p *ports[D]) total() (n int) {
-	for _, r := range p.ranges {
+// SetPorts replaces the ports that may be opened. Those that are open stay so.
+func (p *ports[D]) SetPorts(ranges []PortRange) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ranges = ranges
+}
+
+// Ports returns the ports that may be opened, which the caller does not change.
+func (p *ports[D]) Ports() []PortRange { return p.given() }
+
+func (p *ports[D]) given() portRanges {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ranges
+}
+
+// portRanges are ports that may be opened.
+type portRanges []PortRange
+
+// total returns how many they are.
+func (p portRanges) total() (n int) {
+	for _, r := range p {
 		n += r.size()
 	}
 	return n
 }
 
-func (p *ports[D]) allowed(port uint16) bool {
-	for _, r := range p.ranges {
+func (p portRanges) contain(port uint16) bool {
+	for _, r := range p {
 		if r.size() > 0 && r.First <= port && port <= r.Last {
 			return true
 		}
@@ -139,9 +159,9 @@ func (p *ports[D]) allowed(port uint16) bool {
 	return false
 }
 
-// at returns the i-th of all ports that may be opened.
-func (p *ports[D]) at(i int) uint16 {
-	for _, r := range p.ranges {
+// at returns the i-th of all.
+func (p portRanges) at(i int) uint16 {
+	for _, r := range p {
 		if n := r.size(); i < n {
 			return r.First + uint16(i)
 		} else {

@@ -252,7 +252,7 @@ func (t *TCP) Stats() TCPStats {
 		Sent:               c.sent.Load(),
 		Streams:            c.streams.snapshot(),
 	}
-	s.Ports, s.MaxPorts = t.ports.count(), t.total()
+	s.Ports, s.MaxPorts = t.ports.count(), t.given().total()
 	s.Visitors = t.Visitors()
 	return s
 }
@@ -288,7 +288,7 @@ func (u *UDP) Stats() UDPStats {
 	c := &u.counters
 	return UDPStats{
 		Ports:              u.ports.count(),
-		MaxPorts:           u.total(),
+		MaxPorts:           u.given().total(),
 		Visitors:           u.Visitors(),
 		MaxVisitors:        u.opts.MaxVisitors,
 		MaxVisitorsPerPort: u.opts.MaxVisitorsPerPort,

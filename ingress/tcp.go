@@ -24,7 +24,8 @@ type TCPOptions struct {
 	// Addr means all.
 	Addr netip.Addr
 
-	// Ports are those that may be opened. If there are none, none may.
+	// Ports are those that may be opened. If there are none, none may. See
+	// also SetPorts.
 	Ports []PortRange
 
 	// MaxVisitors is how many visitors there may be at once, and

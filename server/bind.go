@@ -62,7 +62,7 @@ func (b *binder) info(msg string, args ...any) {
 // watch takes over the tunnel until it ends. The caller has added it to the
 // server.
 func (b *binder) watch() {
-	if f, ok := b.tunnel.(dialect.Forwarder); ok && len(b.server.opts.Forward) > 0 {
+	if f, ok := b.tunnel.(dialect.Forwarder); ok && b.server.mayForward() {
 		b.forwards.Go(func() { b.forward(f) })
 	}
 	b.mu.Lock()
@@ -161,7 +161,7 @@ func (b *binder) checkService(bd dialect.Binding) error {
 		return nil
 	case bd.Port != 0 || len(bd.Hostnames) > 0 || len(bd.Policy) > 0 || bd.PerVisitor:
 		return invalid("service %.70q has no visitors: it takes neither a port nor hostnames nor rules for them", bd.Name)
-	case len(b.server.opts.Forward) == 0:
+	case len(b.server.forwards.allowed()) == 0:
 		return &dialect.BindError{Code: dialect.BindForbidden, Reason: "this server does not forward, so that nobody would reach the service"}
 	}
 	if err := tunnel.CheckService(bd.Name); err != nil {
@@ -206,7 +206,11 @@ func (b *binder) try(bd dialect.Binding, check func(dialect.Binding, *auth.Ident
 		release()
 		return dialect.Bound{}, &dialect.BindError{Code: dialect.BindInternal, Reason: "the session has ended"}
 	}
-	if err := n.allowedBy(b.identity.Scope); err != nil { // it may have changed meanwhile
+	err = n.allowedBy(b.identity.Scope) // it may have changed meanwhile, as may the ports
+	if err == nil {
+		err = b.server.givesOut(n)
+	}
+	if err != nil {
 		b.mu.Unlock()
 		release()
 		return dialect.Bound{}, &dialect.BindError{Code: dialect.BindForbidden, Reason: err.Error()}

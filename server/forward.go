@@ -84,7 +84,7 @@ func (b *binder) serveForward(ctx context.Context, in tunnel.Asked, dialled func
 			return
 		}
 	}
-	out, id, err := b.dialForward(ctx, target)
+	out, by, err := b.dialForward(ctx, target)
 	if ctx.Err() != nil {
 		log.Debug("forward given up", "target", target.String(), "err", context.Cause(ctx))
 		if err == nil {
@@ -98,7 +98,7 @@ func (b *binder) serveForward(ctx context.Context, in tunnel.Asked, dialled func
 		return
 	}
 	of := &openForward{target: target, in: in, out: out}
-	if !b.hold(of, id) {
+	if !b.hold(of, by) {
 		out.Close()
 		refuse(&tunnel.RefusedError{Code: tunnel.RefuseForbidden, Reason: "no rule allows this target any more"})
 		return
@@ -126,29 +126,38 @@ func (b *binder) serveForward(ctx context.Context, in tunnel.Asked, dialled func
 	log.Debug("forward ended", "target", target.String(), "sent", sent, "received", received, "dur", time.Since(began).Round(time.Millisecond), "err", err)
 }
 
-// rulesFor returns what has to allow a target: the server's own rules, and those
-// of a credential.
-func (s *Server) rulesFor(id *auth.Identity) forward.Rules {
-	rules := forward.Rules{{Forward: s.opts.Forward}}
-	if id.Kind != auth.KindSecret {
-		rules = append(rules, id.Scope)
+// A permit is what has allowed a target: the server's own rules, and a credential.
+type permit struct {
+	rules *[]auth.ForwardRule
+	id    *auth.Identity
+}
+
+// permitLocked returns what decides now. b.mu is held.
+func (b *binder) permitLocked() permit {
+	return permit{b.server.forwards.rules.Load(), b.identity}
+}
+
+// all returns the rules of both, which all have to allow a target.
+func (p permit) all() forward.Rules {
+	rules := forward.Rules{{Forward: *p.rules}}
+	if p.id.Kind != auth.KindSecret {
+		rules = append(rules, p.id.Scope)
 	}
 	return rules
 }
 
 // dialForward connects to a target as far as the server and the agent's
-// credential, as it is now and as it is returned, allow it.
-func (b *binder) dialForward(ctx context.Context, t tunnel.Target) (net.Conn, *auth.Identity, error) {
+// credential, as they are now and as they are returned, allow it.
+func (b *binder) dialForward(ctx context.Context, t tunnel.Target) (net.Conn, permit, error) {
 	b.mu.Lock()
-	id := b.identity
+	by := b.permitLocked()
 	b.mu.Unlock()
-	rules := b.server.rulesFor(id)
 	if !t.OfAgent() {
-		c, err := b.server.forwards.dialer.Dial(ctx, t, rules)
-		return c, id, err
+		c, err := b.server.forwards.dialer.Dial(ctx, t, by.all())
+		return c, by, err
 	}
-	c, err := b.dialService(ctx, t, rules)
-	return c, id, err
+	c, err := b.dialService(ctx, t, by.all())
+	return c, by, err
 }
 
 // dialService connects to a service of another agent.

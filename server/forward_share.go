@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"adit/auth"
 	"adit/forward"
@@ -23,6 +24,8 @@ type forwards struct {
 	dialer forward.Dialer
 	done   forwardCounts
 
+	rules atomic.Pointer[[]auth.ForwardRule] // for all; replaced as a whole
+
 	// Constant.
 	max        int
 	perSubject int // but for the shared secret; 0 means no bound of that kind
@@ -33,14 +36,18 @@ type forwards struct {
 	none    chan struct{}  // closed when open is 0; nil unless somebody waits
 }
 
-// init takes the bounds from the options.
+// init takes the rules and bounds from the options.
 func (f *forwards) init(opts *Options) {
+	f.rules.Store(&opts.Forward)
 	f.max, f.perSubject = opts.MaxForwards, opts.MaxForwardsPerSubject
 	if f.max == 0 {
 		f.max = defaultMaxForwards
 	}
 	f.holders = make(map[string]int)
 }
+
+// allowed returns the rules for all.
+func (f *forwards) allowed() []auth.ForwardRule { return *f.rules.Load() }
 
 func busy(reason string) error {
 	return &tunnel.RefusedError{Code: tunnel.RefuseBusy, Reason: reason}

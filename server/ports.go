@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,6 +22,8 @@ type portDoor interface {
 	Listen(name tunnel.ID, port uint16, on netip.Addr) (netip.AddrPort, func(), error)
 	ListenAny(name tunnel.ID, on netip.Addr, allow func(uint16) bool) (netip.AddrPort, func(), error)
 	Open(name tunnel.ID, port uint16) (netip.AddrPort, func(), error)
+	SetPorts([]ingress.PortRange)
+	Ports() []ingress.PortRange
 }
 
 var (
@@ -34,10 +37,45 @@ func hasPort(k dialect.Kind) bool { return k == dialect.TCP || k == dialect.UDP 
 
 // door returns the ingress for public ports, and those that it gives out.
 func (s *Server) door(udp bool) (portDoor, []ingress.PortRange) {
+	var d portDoor = s.tcp
 	if udp {
-		return s.udp, s.opts.UDPPorts
+		d = s.udp
 	}
-	return s.tcp, s.opts.TCPPorts
+	return d, d.Ports()
+}
+
+// SetPorts replaces Options.TCPPorts and Options.UDPPorts. Agents that have a
+// port which is given out no more are disconnected: they come back, and are told.
+func (s *Server) SetPorts(tcp, udp []ingress.PortRange) {
+	s.tcp.SetPorts(tcp)
+	s.udp.SetPorts(udp)
+	for _, b := range s.binders() {
+		if err := b.checkPorts(); err != nil {
+			b.info("port withdrawn", "subject", b.holder, "err", err)
+			go s.unlessClosing(func() { end(b.tunnel, tunnel.EndDone, err.Error()) })
+		}
+	}
+}
+
+// checkPorts says which of b's ports is given out no more.
+func (b *binder) checkPorts() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, n := range b.names {
+		if err := b.server.givesOut(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// givesOut says why a port that was opened for a name is given out no more.
+func (s *Server) givesOut(n name) error {
+	_, ranges := s.door(n.kind == dialect.UDP)
+	if n.port == 0 || slices.ContainsFunc(ranges, func(r ingress.PortRange) bool { return r.First <= n.port && n.port <= r.Last }) {
+		return nil
+	}
+	return fmt.Errorf("port %d: this server gives out %s", n.port, portList(n.kind, ranges))
 }
 
 // listen opens the public port of a binding.

@@ -1,12 +1,19 @@
 package main
 
 import (
+	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+
+	"adit/internal/testport"
+	"adit/internal/testtcp"
 )
 
 func TestServerConfig(t *testing.T) {
@@ -113,6 +120,51 @@ func TestServerReload(t *testing.T) {
 	if got := get(t, url); got != "the site" {
 		t.Errorf("without the rule: got %q", got)
 	}
+}
+
+// Where a server forwards to, and its ports, change with its file.
+func TestServerReloadForwards(t *testing.T) {
+	t.Parallel()
+	file, secret := writeFile(t, ""), writeFile(t, testSecret)
+	first, second := testport.One(t), testport.One(t)
+	target := testtcp.Serve(t, func(c net.Conn) { io.WriteString(c, "hello") })
+	write := func(text string) {
+		text = "listen: 127.0.0.1:0\nsecret-file: " + secret + "\n" + text
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(fmt.Sprintf("forward: ['192.0.2.1:80']\ntcp-ports: [%d]\n", first))
+	s := newCommand(t).start(t, "server", "--config", file)
+	server := "ws://" + s.err.wait(t, `"server started","listen":"([^"]*)"`)
+	stdio := func() (int, string) {
+		code, out, errOut := call(t, []string{"ADIT_TOKEN=" + testSecret}, "stdio", target, "--server", server)
+		return code, out + errOut
+	}
+	if code, got := stdio(); code != exitFailed || !strings.Contains(got, "no rule allows this target (forbidden)") {
+		t.Errorf("got %d, %q, want it forbidden", code, got)
+	}
+	write(fmt.Sprintf("forward: ['%s']\ntcp-ports: [%d]\nudp-ports: [%d]\nhold: 1s\n", target, second, first))
+	s.hangups.tell()
+	s.err.wait(t, `restart.*"settings":"hold"`)
+	if code, got := stdio(); code != 0 || got != "hello" {
+		t.Errorf("with another rule: got %d, %q, want hello", code, got)
+	}
+	newCommand(t, "ADIT_TOKEN="+testSecret).start(t, "forward", fmt.Sprintf("R:%d:%s", second, target), "--server", server, "--id", "a").out.wait(t, strconv.Itoa(int(second)))
+	write("forward: []\n")
+	s.hangups.tell()
+	s.err.wait(t, `"msg":"port withdrawn"`)
+	s.err.wait(t, `(?s)"msg":"reloaded".*"msg":"reloaded"`)
+	if code, got := stdio(); code != exitFailed || !strings.Contains(got, "no rule allows this target (forbidden)") {
+		t.Errorf("without a rule: got %d, %q, want it forbidden", code, got)
+	}
+
+	write("")
+	s = newCommand(t).start(t, "server", "--config", file)
+	s.err.wait(t, `"server started"`)
+	write("forward: ['*:*']\n")
+	s.hangups.tell()
+	s.err.wait(t, `restart.*"settings":"forward"`)
 }
 
 // Whatever the server's secret comes from, alone, it keeps out who does not

@@ -176,8 +176,11 @@ func (f *serverFlags) prepare(now *pflag.FlagSet, given []given, opts server.Opt
 			if !reflect.DeepEqual(rules, changed.Policy) && f.running.SetPolicy(changed.Policy) == nil {
 				rules = changed.Policy
 			}
+			f.running.SetPorts(changed.TCPPorts, changed.UDPPorts)
+			forwards := f.running.SetForward(changed.Forward) == nil
 			names := slices.DeleteFunc(differing(now, next), func(name string) bool {
-				return now.Lookup(name).Annotations[ruleAnnotation] != nil
+				return now.Lookup(name).Annotations[ruleAnnotation] != nil ||
+					name == "tcp-ports" || name == "udp-ports" || name == "forward" && forwards
 			})
 			if opts.RoutesFixed != changed.RoutesFixed {
 				names = append(names, routesKey)
