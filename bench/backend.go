@@ -14,7 +14,7 @@ import (
 
 // The backend serves HTTP/1.1 and the raw TCP modes on one port: the first
 // byte of a connection says which (0x01 echo, 0x02 source, 0x03 sink, else
-// HTTP). It is written on bare connections so that it costs little beside the
+// HTTP). Datagrams to the same port come back. It is written on bare connections so that it costs little beside the
 // tunnel that is measured.
 const (
 	rawEcho   = 0x01
@@ -31,6 +31,13 @@ func backendMain(args []string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	pc, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(ln.Addr().(*net.TCPAddr).AddrPort()))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	pc.SetReadBuffer(1 << 20)
+	go backendUDP(pc)
 	fmt.Println("backend on", ln.Addr())
 	for {
 		c, err := ln.Accept()

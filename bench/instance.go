@@ -261,8 +261,11 @@ func (in *instance) start() error {
 }
 
 func (in *instance) probe(t target, timeout time.Duration) error {
-	if in.sub.Kind == "http" {
+	switch in.sub.Kind {
+	case "http":
 		return probeHTTP(t, timeout)
+	case "udp":
+		return probeUDP(t, timeout)
 	}
 	return probeTCP(t, timeout)
 }

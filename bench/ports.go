@@ -23,7 +23,7 @@ type portAlloc struct {
 // side seldom look at the same port.
 var ports = &portAlloc{next: portMin + (os.Getpid()%64)*128}
 
-// get returns a port that nothing listens on.
+// get returns a port that nothing listens on, of TCP or UDP.
 func (p *portAlloc) get() (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -37,7 +37,13 @@ func (p *portAlloc) get() (int, error) {
 			last = err
 			continue
 		}
+		pc, err := net.ListenPacket("udp", fmt.Sprintf(":%d", p.next))
 		ln.Close()
+		if err != nil {
+			last = err
+			continue
+		}
+		pc.Close()
 		return p.next, nil
 	}
 	return 0, fmt.Errorf("no free port from %d to %d: %w", portMin, portMax, last)

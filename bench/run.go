@@ -36,6 +36,7 @@ func runMain(args []string) int {
 	out := fs.String("out", "", "append the JSON lines to this file too")
 	yh := fs.String("yardstick-http", "nginx-http", "yardstick of the HTTP table")
 	yt := fs.String("yardstick-tcp", "nginx-tcp", "yardstick of the TCP table")
+	yu := fs.String("yardstick-udp", "nginx-udp", "yardstick of the UDP table")
 	quiet := fs.Bool("quiet", false, "no JSON lines on standard output")
 	fs.Parse(args)
 	if err := c.check(); err != nil {
@@ -94,7 +95,7 @@ func runMain(args []string) int {
 	}
 	c.runPlan(plan, subs, emit)
 	fmt.Println()
-	writeTables(os.Stdout, results, *yh, *yt)
+	writeTables(os.Stdout, results, map[string]string{"http": *yh, "tcp": *yt, "udp": *yu})
 	return 0
 }
 

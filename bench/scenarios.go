@@ -26,7 +26,7 @@ func (s *sample) addFails(prefix string, t *tally) {
 
 type scenario struct {
 	name     string
-	kind     string // http, tcp, or both
+	kind     string // http, tcp, udp, or both of the first two
 	variants []string
 	primary  string // metric for the ratio
 	higher   bool   // more is better
@@ -43,6 +43,8 @@ var scenarios = []scenario{
 	{name: "tcp-bulk", kind: "tcp", variants: []string{"down-c1", "down-c8", "up-c1", "up-c8"}, primary: "MB_s", higher: true, run: runTCPBulk},
 	{name: "tcp-rr", kind: "tcp", variants: []string{"c1", "c64"}, primary: "req_s", higher: true, run: runTCPRR},
 	{name: "tcp-connect", kind: "tcp", variants: []string{"c1", "c16"}, primary: "req_s", higher: true, run: runTCPConnect},
+	{name: "udp-large", kind: "udp", variants: []string{"w16-c1", "w16-c4"}, primary: "req_s", higher: true, run: func(in *instance, v string, o *opts) *sample { return runUDP(in, v, 1400, o) }},
+	{name: "udp-small", kind: "udp", variants: []string{"w1-c1", "w1-c128"}, primary: "req_s", higher: true, run: func(in *instance, v string, o *opts) *sample { return runUDP(in, v, 64, o) }},
 	{name: "fairness", kind: "both", variants: []string{"all"}, primary: "bulk_p99_ms", own: true, run: runFairness},
 	{name: "idle", kind: "both", variants: []string{"n"}, primary: "server_rss_per_tunnel_KB", own: true, run: runIdle},
 	{name: "connect-storm", kind: "both", variants: []string{"n"}, primary: "back_99_s", own: true, run: runStorm},

@@ -14,7 +14,7 @@ import (
 // Subject is one tunnel under test, as its file describes it.
 type Subject struct {
 	Name    string            `yaml:"name"`
-	Kind    string            `yaml:"kind"` // http | tcp
+	Kind    string            `yaml:"kind"` // http | tcp | udp
 	About   string            `yaml:"about"`
 	Vars    map[string]string `yaml:"vars"`
 	Files   map[string]string `yaml:"files"`   // written into {{.Work}} before the start
@@ -102,8 +102,8 @@ func loadSubject(path string) (*Subject, error) {
 	if s.Name == "" {
 		s.Name = strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
 	}
-	if s.Kind != "http" && s.Kind != "tcp" {
-		return nil, fmt.Errorf("%s: kind must be http or tcp", path)
+	if s.Kind != "http" && s.Kind != "tcp" && s.Kind != "udp" {
+		return nil, fmt.Errorf("%s: kind must be http, tcp or udp", path)
 	}
 	return s, nil
 }
