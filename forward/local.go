@@ -47,8 +47,8 @@ type Local struct {
 	spec Spec
 	opts Options
 	log  *slog.Logger
-	ln   net.Listener   // nil with udp
-	pc   net.PacketConn // of udp
+	ln   net.Listener // nil with udp
+	pc   *net.UDPConn // of udp
 
 	conns sync.WaitGroup
 
@@ -67,7 +67,10 @@ func Listen(spec Spec, opts Options) (*Local, error) {
 	var err error
 	switch spec.Network {
 	case "udp":
-		l.pc, err = net.ListenPacket("udp", spec.Local)
+		var pc net.PacketConn
+		if pc, err = net.ListenPacket("udp", spec.Local); err == nil {
+			l.pc = pc.(*net.UDPConn)
+		}
 	case "unix":
 		l.ln, err = usersocket.Listen(spec.Local)
 	case "tcp":

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"adit/internal/datagrams"
+	"adit/internal/udpsocket"
 	"adit/tunnel"
 )
 
@@ -19,10 +20,19 @@ type flowKey struct {
 // time.
 const maxFlows = 200
 
-// newFlows returns the streams of one socket, which end with ctx.
-func (l *Local) newFlows(ctx context.Context) *datagrams.Flows[flowKey] {
+// newFlows returns the streams of one socket, which end with ctx. What comes back
+// leaves behind what prefix says for its target.
+func (l *Local) newFlows(ctx context.Context, socket *udpsocket.Socket, prefix func(tunnel.Target) []byte) *datagrams.Flows[flowKey] {
 	return datagrams.NewFlows(ctx, datagrams.FlowOptions[flowKey]{
-		Open:  l.openFlow,
+		Open: l.openFlow,
+		Reply: func(k flowKey, list [][]byte, wait bool) (int, error) {
+			send := socket.Send
+			if !wait {
+				send = socket.TrySend
+			}
+			done, err := send(udpsocket.Envelope{To: k.from, Prefix: prefix(k.target)}, list)
+			return done.Done(), err
+		},
 		Abort: func(stream net.Conn) { reset(stream) },
 		Max:   maxFlows,
 		Idle:  l.opts.IdleUDP,
@@ -45,28 +55,23 @@ func (l *Local) openFlow(ctx context.Context, k flowKey) (net.Conn, error) {
 // runUDP serves a socket whose datagrams all go to one target.
 func (l *Local) runUDP(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	f := l.newFlows(ctx)
+	socket := udpsocket.New(l.pc, udpsocket.Options{})
+	f := l.newFlows(ctx, socket, func(tunnel.Target) []byte { return nil })
 	defer f.Wait()
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { l.pc.Close() })
 	defer stop()
 	defer l.pc.Close()
-	buf := make([]byte, datagrams.MaxLen)
+	take := func(r udpsocket.Run) { f.Queue(flowKey{r.From, l.spec.Target}, r) }
 	for {
-		n, from, err := l.pc.ReadFrom(buf)
+		err := socket.Receive(take)
+		f.Flush()
 		switch {
-		case err == nil:
+		case err == nil, isPassing(err):
 		case ctx.Err() != nil:
 			return nil
-		case isPassing(err):
-			continue
 		default:
 			return err
 		}
-		k := flowKey{from.(*net.UDPAddr).AddrPort(), l.spec.Target}
-		f.Send(k, buf[:n], func(b []byte) error {
-			_, err := l.pc.WriteTo(b, from)
-			return err
-		})
 	}
 }

@@ -8,10 +8,10 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"adit/internal/datagrams"
+	"adit/internal/udpsocket"
 	"adit/tunnel"
 )
 
@@ -37,7 +37,8 @@ func (l *Local) associate(ctx context.Context, c net.Conn) {
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	f := l.newFlows(ctx)
+	socket := udpsocket.New(pc, udpsocket.Options{})
+	f := l.newFlows(ctx, socket, func(t tunnel.Target) []byte { return appendSocksTarget([]byte{0, 0, 0}, t) })
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer cancel()
@@ -48,7 +49,7 @@ func (l *Local) associate(ctx context.Context, c net.Conn) {
 		pc.Close()
 		c.SetReadDeadline(time.Unix(1, 0))
 	})
-	l.readAssociated(ctx, f, pc, peer)
+	l.readAssociated(ctx, f, socket, peer)
 	cancel()
 	stop()
 	pc.Close()
@@ -69,35 +70,32 @@ func udpHost(c net.Conn) (local, peer netip.Addr) {
 }
 
 // readAssociated takes datagrams in until the socket is closed.
-func (l *Local) readAssociated(ctx context.Context, f *datagrams.Flows[flowKey], pc *net.UDPConn, peer netip.Addr) {
-	var sender atomic.Pointer[netip.AddrPort]
-	buf := make([]byte, datagrams.MaxLen)
-	for {
-		n, from, err := pc.ReadFromUDPAddrPort(buf)
-		if err != nil {
-			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return
+func (l *Local) readAssociated(ctx context.Context, f *datagrams.Flows[flowKey], socket *udpsocket.Socket, peer netip.Addr) {
+	var sender netip.AddrPort
+	take := func(r udpsocket.Run) {
+		if r.From.Addr().Unmap() != peer {
+			return
+		}
+		if !sender.IsValid() {
+			sender = r.From
+		} else if sender != r.From {
+			return
+		}
+		for b := range r.All() {
+			t, payload, err := parseSocksDatagram(b)
+			if err != nil {
+				l.log.Debug("datagram dropped", "err", err)
+				continue
 			}
-			continue
+			f.Queue(flowKey{r.From, t}, udpsocket.Run{B: payload})
 		}
-		if from.Addr().Unmap() != peer {
-			continue
+	}
+	for {
+		err := socket.Receive(take)
+		f.Flush()
+		if err != nil && (ctx.Err() != nil || errors.Is(err, net.ErrClosed)) {
+			return
 		}
-		if first := sender.Load(); first == nil {
-			sender.Store(&from)
-		} else if *first != from {
-			continue
-		}
-		t, payload, err := parseSocksDatagram(buf[:n])
-		if err != nil {
-			l.log.Debug("datagram dropped", "err", err)
-			continue
-		}
-		head := appendSocksTarget([]byte{0, 0, 0}, t)
-		f.Send(flowKey{from, t}, payload, func(b []byte) error {
-			_, err := pc.WriteToUDPAddrPort(append(head[:len(head):len(head)], b...), from)
-			return err
-		})
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"adit/internal/backoff"
 	"adit/internal/datagrams"
 	"adit/internal/relay"
+	"adit/internal/udpsocket"
 	"adit/policy"
 	"adit/tunnel"
 )
@@ -27,8 +28,8 @@ type udpPort struct {
 	of     *UDP
 	key    string // for the Router
 	socket *net.UDPConn
+	many   *udpsocket.Socket // socket
 	bound  netip.AddrPort
-	local  localAddrs
 	flows  *datagrams.Flows[udpKey]
 	ctx    context.Context // of its visitors
 	stop   context.CancelFunc
@@ -54,12 +55,11 @@ func newUDPPort(u *UDP, key string, socket *net.UDPConn) *udpPort {
 	p := &udpPort{of: u, key: key, socket: socket, ended: make(chan struct{})}
 	bound := socket.LocalAddr().(*net.UDPAddr).AddrPort()
 	p.bound = netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port())
-	if p.bound.Addr().IsUnspecified() {
-		p.local.ask(socket)
-	}
+	p.many = udpsocket.New(socket, udpsocket.Options{Local: p.bound.Addr().IsUnspecified()})
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.flows = datagrams.NewFlows(p.ctx, datagrams.FlowOptions[udpKey]{
 		Open:       p.openStream,
+		Reply:      p.answer,
 		Abort:      p.abort,
 		Max:        u.opts.MaxVisitorsPerPort,
 		Idle:       u.opts.Idle,
@@ -80,34 +80,36 @@ func (p *udpPort) close() {
 
 // read takes datagrams in until the socket is closed.
 func (p *udpPort) read() {
-	c := &p.of.counters
-	buf := make([]byte, datagrams.MaxLen)
-	var oob [oobSize]byte
 	pause := backoff.Backoff{Min: time.Millisecond, Max: time.Second}
 	for {
-		n, oobn, _, from, err := p.socket.ReadMsgUDPAddrPort(buf, oob[:])
-		if errors.Is(err, net.ErrClosed) {
+		err := p.many.Receive(p.take)
+		p.flows.Flush()
+		switch {
+		case err == nil:
+			pause.Reset()
+		case errors.Is(err, net.ErrClosed):
+			return
+		case pause.Wait(p.ctx) != nil: // some systems tell of what nobody took; or memory is short
 			return
 		}
-		if err != nil { // some systems tell of what nobody took; or memory is short
-			if pause.Wait(p.ctx) != nil {
-				return
-			}
-			continue
-		}
-		pause.Reset()
-		c.datagramsIn.Add(1)
-		k := udpKey{netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), p.bound.Addr()}
-		if k.to.IsUnspecified() {
-			k.to = p.local.of(oob[:oobn])
-		}
-		if k.from.Port() == 0 || p.own(k) {
-			c.dropped.Add(1) // nobody is there to be answered, or it is this port itself
-			continue
-		}
-		if !p.flows.Send(k, buf[:n], func(b []byte) error { return p.answer(k, b) }) {
-			c.dropped.Add(1)
-		}
+	}
+}
+
+// take takes in what has come from one visitor.
+func (p *udpPort) take(r udpsocket.Run) {
+	c := &p.of.counters
+	n := r.Len()
+	c.datagramsIn.Add(uint64(n))
+	k := udpKey{netip.AddrPortFrom(r.From.Addr().Unmap(), r.From.Port()), p.bound.Addr()}
+	if k.to.IsUnspecified() {
+		k.to = r.To
+	}
+	if k.from.Port() == 0 || p.own(k) {
+		c.dropped.Add(uint64(n)) // nobody is there to be answered, or it is this port itself
+		return
+	}
+	if lost := n - p.flows.Queue(k, r); lost > 0 {
+		c.dropped.Add(uint64(lost))
 	}
 }
 
@@ -131,20 +133,20 @@ func (p *udpPort) own(k udpKey) bool {
 	return from == k.to || p.mine[from]
 }
 
-// answer sends a datagram to a visitor, from where it has sent to.
-func (p *udpPort) answer(k udpKey, b []byte) error {
-	var err error
-	if k.to.IsValid() && p.bound.Addr().IsUnspecified() {
-		_, _, err = p.socket.WriteMsgUDPAddrPort(b, p.local.control(k.to), k.from)
-	} else {
-		_, err = p.socket.WriteToUDPAddrPort(b, k.from)
+// answer sends datagrams to a visitor, from where it has sent to.
+func (p *udpPort) answer(k udpKey, list [][]byte, wait bool) (int, error) {
+	e := udpsocket.Envelope{To: k.from}
+	if p.bound.Addr().IsUnspecified() {
+		e.From = k.to
 	}
-	if err != nil {
-		p.of.counters.unsent.Add(1)
-		return err
+	send := p.many.Send
+	if !wait {
+		send = p.many.TrySend
 	}
-	p.of.counters.datagramsOut.Add(1)
-	return nil
+	done, err := send(e, list)
+	p.of.counters.datagramsOut.Add(uint64(done.Sent))
+	p.of.counters.unsent.Add(uint64(done.Lost))
+	return done.Done(), err
 }
 
 // openStream opens the stream of a visitor.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"adit/internal/testtcp"
+	"adit/internal/udpsocket"
 	"adit/tunnel"
 	"adit/tunnel/tunneltest"
 )
@@ -79,8 +80,8 @@ func TestUDPBetweenItsAddresses(t *testing.T) {
 	defer release()
 	p := u.ports.open[addr.Port()].door
 	from, to := netip.AddrFrom4([4]byte{127, 0, 0, 2}), netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	if _, _, err := p.socket.WriteMsgUDPAddrPort([]byte("x"), p.local.control(from), netip.AddrPortFrom(to, addr.Port())); err != nil {
-		t.Fatal(err)
+	if done, err := p.many.Send(udpsocket.Envelope{To: netip.AddrPortFrom(to, addr.Port()), From: from}, [][]byte{{'x'}}); err != nil || done.Sent != 1 {
+		t.Fatalf("Send = %+v, %v", done, err)
 	}
 	for end := time.Now().Add(10 * time.Second); u.Stats().Dropped == 0; time.Sleep(time.Millisecond) {
 		if n := u.Stats().DatagramsReceived; n > 2 || time.Now().After(end) {

@@ -109,7 +109,7 @@ func (s *Session) deliver(st *Stream, piece []byte, buf *recvBuf) {
 		return
 	}
 	written, piece := st.writeDirectLocked(piece)
-	s.in.through = s.in.large() && (len(piece) == 0 || st.splicing)
+	s.in.through = s.in.large() && st.splicing
 	if len(piece) == 0 {
 		st.returnCredit(written)
 		return

@@ -79,13 +79,16 @@ func (st *Stream) Await(idle func()) {
 
 // WriteTo writes what arrives to w until io.EOF, without copying it where it
 // arrived in large pieces. It holds no memory while it waits. If w is a socket
-// that takes them at once, bytes are written to it as they arrive, by whoever
-// reads the carrier.
+// or a TryWriter that takes them at once, bytes are written to it as they
+// arrive, by whoever reads the carrier.
 func (st *Stream) WriteTo(w io.Writer) (n int64, err error) {
 	st.flush()
 	var direct *sink
-	if c, ok := w.(net.Conn); ok {
-		if s := new(sink); s.w.Init(c) {
+	switch w := w.(type) {
+	case TryWriter:
+		direct = &sink{try: w}
+	case net.Conn:
+		if s := new(sink); s.w.Init(w) {
 			direct = s
 		}
 	}
@@ -139,12 +142,29 @@ func (st *Stream) WriteTo(w io.Writer) (n int64, err error) {
 	}
 }
 
+// A TryWriter is what can be written to without waiting. WriteTo calls TryWrite
+// and Write one at a time, and TryWrite with locks of the stream held: it calls
+// none of the stream's methods.
+type TryWriter interface {
+	// TryWrite writes as much of p as there is room for, which is not an
+	// error if it is less than all. Write is given the rest.
+	TryWrite(p []byte) (n int, err error)
+}
+
 // A sink is where a WriteTo that waits wants the bytes. It is guarded by the
 // stream's rmu.
 type sink struct {
 	w   trywrite.Writer
-	n   int64 // bytes written
-	err error // of the last write
+	try TryWriter // instead of w, or nil
+	n   int64     // bytes written
+	err error     // of the last write
+}
+
+func (k *sink) write(p []byte) (int, error) {
+	if k.try != nil {
+		return k.try.TryWrite(p)
+	}
+	return k.w.Write(p)
 }
 
 // writeDirectLocked writes as much of piece to the stream's sink as it takes,
@@ -153,7 +173,7 @@ func (st *Stream) writeDirectLocked(piece []byte) (written int, rest []byte) {
 	if st.sink == nil || st.sink.err != nil || len(st.segments) > 0 {
 		return 0, piece
 	}
-	n, err := st.sink.w.Write(piece)
+	n, err := st.sink.write(piece)
 	st.sink.n += int64(n)
 	if err != nil {
 		st.sink.err = err

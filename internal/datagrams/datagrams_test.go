@@ -136,9 +136,21 @@ func TestRelayEndsWhenIdle(t *testing.T) {
 	})
 }
 
+// reply has f called with each answer.
+func reply(f func(key int, b []byte)) func(key int, list [][]byte, wait bool) (int, error) {
+	return func(key int, list [][]byte, _ bool) (int, error) {
+		for _, b := range list {
+			f(key, b)
+		}
+		return len(list), nil
+	}
+}
+
+var ignore = reply(func(int, []byte) {})
+
 // newFlows returns flows whose streams answer, but for the keys that are
 // negative.
-func newFlows(t *testing.T, max int) (f *datagrams.Flows[int], opened *atomic.Int32) {
+func newFlows(t *testing.T, max int, answer func(key int, b []byte)) (f *datagrams.Flows[int], opened *atomic.Int32) {
 	ctx, cancel := context.WithCancel(context.Background())
 	opened = new(atomic.Int32)
 	f = datagrams.NewFlows(ctx, datagrams.FlowOptions[int]{
@@ -152,6 +164,7 @@ func newFlows(t *testing.T, max int) (f *datagrams.Flows[int], opened *atomic.In
 			}
 			return near, nil
 		},
+		Reply:      reply(answer),
 		Abort:      abort,
 		Max:        max,
 		Idle:       2 * time.Minute,
@@ -169,15 +182,11 @@ func newFlows(t *testing.T, max int) (f *datagrams.Flows[int], opened *atomic.In
 
 func TestFlowsKeepSendersApart(t *testing.T) {
 	t.Parallel()
-	f, opened := newFlows(t, 10)
 	got := make(chan [2]string, 30)
+	f, opened := newFlows(t, 10, func(key int, b []byte) { got <- [2]string{strconv.Itoa(key), string(b)} })
 	for range 3 {
 		for key := range 5 {
-			text := strconv.Itoa(key)
-			f.Send(key, []byte(text), func(b []byte) error {
-				got <- [2]string{text, string(b)}
-				return nil
-			})
+			f.Send(key, []byte(strconv.Itoa(key)))
 		}
 	}
 	for range 15 {
@@ -198,10 +207,9 @@ func TestFlowsKeepSendersApart(t *testing.T) {
 func TestFlowsEndWhenIdle(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f, _ := newFlows(t, 10)
-		ignore := func([]byte) error { return nil }
-		f.Send(1, []byte("x"), ignore)
-		f.Send(-1, []byte("x"), ignore)
+		f, _ := newFlows(t, 10, func(int, []byte) {})
+		f.Send(1, []byte("x"))
+		f.Send(-1, []byte("x"))
 		synctest.Wait()
 		for _, tt := range []struct {
 			after time.Duration
@@ -221,28 +229,31 @@ func TestFlowsEndWhenIdle(t *testing.T) {
 func TestFlowsDisplaceTheUnanswered(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f, _ := newFlows(t, 3)
-		ignore := func([]byte) error { return nil }
-		f.Send(1, []byte("x"), ignore)
+		answered := 0
+		f, _ := newFlows(t, 3, func(key int, _ []byte) {
+			if key == 2 {
+				answered++
+			}
+		})
+		f.Send(1, []byte("x"))
 		synctest.Wait()
-		f.Send(-1, []byte("x"), ignore)
-		f.Send(-2, []byte("x"), ignore)
-		if f.Send(2, []byte("x"), ignore) {
+		f.Send(-1, []byte("x"))
+		f.Send(-2, []byte("x"))
+		if f.Send(2, []byte("x")) {
 			t.Error("there was room for a fourth flow at once")
 		}
 		time.Sleep(time.Second)
-		answered := 0
-		if !f.Send(2, []byte("x"), func([]byte) error { answered++; return nil }) {
+		if !f.Send(2, []byte("x")) {
 			t.Error("there was no room for a newcomer after a second")
 		}
-		if !f.Send(1, []byte("x"), ignore) {
+		if !f.Send(1, []byte("x")) {
 			t.Error("the flow that is answered was pushed out")
 		}
 		synctest.Wait()
 		if answered != 1 {
 			t.Errorf("the newcomer got %d answers, want 1", answered)
 		}
-		if !f.Send(-2, []byte("x"), ignore) || f.Len() != 3 {
+		if !f.Send(-2, []byte("x")) || f.Len() != 3 {
 			t.Errorf("%d flows, want 3, and the younger of those without an answer", f.Len())
 		}
 	})
@@ -257,6 +268,7 @@ func TestFlowsHoldSoMuch(t *testing.T) {
 			<-ctx.Done()
 			return nil, errors.New("too late")
 		},
+		Reply: ignore,
 		Abort: abort,
 		Max:   100,
 	})
@@ -264,7 +276,7 @@ func TestFlowsHoldSoMuch(t *testing.T) {
 	bytes, packets := 0, 0
 	for key := range 100 {
 		for range 5 {
-			if f.Send(key, b, nil) {
+			if f.Send(key, b) {
 				bytes += len(b)
 			}
 		}
@@ -280,11 +292,12 @@ func TestFlowsHoldSoMuch(t *testing.T) {
 			<-ctx.Done()
 			return nil, errors.New("too late")
 		},
+		Reply: ignore,
 		Abort: abort,
 		Max:   1,
 	})
 	for range 300 {
-		if g.Send(1, []byte("x"), nil) {
+		if g.Send(1, []byte("x")) {
 			packets++
 		}
 	}

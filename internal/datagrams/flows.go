@@ -3,19 +3,19 @@ package datagrams
 import (
 	"container/list"
 	"context"
-	"encoding/binary"
 	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"adit/internal/udpsocket"
 )
 
 const (
 	flowQueue     = 256       // datagrams that wait for one flow's stream
 	flowQueueSize = 512 << 10 // and their bytes
 	maxQueued     = 4 << 20   // bytes of those that wait for the streams of a socket
-	keptQueueSize = 16 << 10  // of a buffer that a flow keeps for the next
 
 	// newcomer is for how long a flow keeps its place though nothing answers.
 	newcomer = time.Second
@@ -31,13 +31,20 @@ const (
 // ErrForget is what Open's error wraps if the sender is to be forgotten at once.
 var ErrForget = errors.New("datagrams: sender not to be remembered")
 
-// FlowOptions configures Flows. Open, Max and Abort are required.
+// FlowOptions configures Flows. Open, Reply, Max and Abort are required.
 type FlowOptions[K comparable] struct {
 	// Open opens the stream of a flow. ctx ends with the flow, and Open sees
 	// to a deadline. With an error the datagrams are lost, and what else the
 	// same sender sends within a second, unless the error wraps ErrForget; Open
 	// logs why.
 	Open func(ctx context.Context, key K) (net.Conn, error)
+
+	// Reply sends what comes back to the sender, at least one datagram, and
+	// returns how many it has dealt with: those that the system refuses are
+	// lost. With wait that is all of them, unless the socket is closed;
+	// without, it does not block, and returns 0 if it has no such way. The
+	// datagrams are good until it returns.
+	Reply func(key K, datagrams [][]byte, wait bool) (done int, err error)
 
 	// Abort ends a stream so that its far side knows that it was cut.
 	Abort func(stream net.Conn)
@@ -74,15 +81,15 @@ type Flows[K comparable] struct {
 	mu         sync.Mutex // guards the fields below, and those of flows
 	draining   bool
 	by         map[K]*flow[K]
-	unanswered list.List // of *flow[K], the oldest first
-	answered   list.List // of *flow[K], roughly the one first that is idle longest
-	queued     int       // bytes that wait
+	unanswered list.List  // of *flow[K], the oldest first
+	answered   list.List  // of *flow[K], roughly the one first that is idle longest
+	queued     int        // bytes that wait
+	fresh      []*flow[K] // have something that waits since Flush, and may have ended
 }
 
 // A flow is one stream, or one that is being opened.
 type flow[K comparable] struct {
 	key    K
-	reply  func(b []byte) error
 	cancel context.CancelFunc
 	began  time.Time
 	more   chan struct{} // has an element if something waits
@@ -91,10 +98,12 @@ type flow[K comparable] struct {
 
 	in      *list.List // where at is: Flows.unanswered or Flows.answered
 	at      *list.Element
-	failed  bool   // nothing is taken any more
-	waiting []byte // datagrams with their heads
-	count   int    // of them
-	writing int    // bytes that were taken and are not written yet
+	failed  bool    // nothing is taken any more
+	fresh   bool    // it is in Flows.fresh
+	waiting *[]byte // datagrams with their heads, or nil
+	count   int     // of them
+	size    int     // of them, in bytes, without the heads
+	writing int     // bytes that were taken and are not written yet
 }
 
 // NewFlows returns Flows without any. They end with ctx.
@@ -131,31 +140,65 @@ func (f *Flows[K]) Len() int {
 	return len(f.by)
 }
 
-// Send sends a datagram, which is copied. What comes back goes to the reply of
-// the flow's first Send. It does not block, and reports whether there was room.
-func (f *Flows[K]) Send(key K, b []byte, reply func(b []byte) error) bool {
+// Send sends a datagram, which is copied. It does not block, and reports whether
+// there was room.
+func (f *Flows[K]) Send(key K, b []byte) bool {
+	taken := f.Queue(key, udpsocket.Run{B: b})
+	f.Flush()
+	return taken == 1
+}
+
+// Queue is Send for all datagrams of a run, and returns for how many there was
+// room. They leave with Flush.
+func (f *Flows[K]) Queue(key K, r udpsocket.Run) (taken int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.queued+len(b) > maxQueued {
-		return false
-	}
 	fl := f.by[key]
-	if fl == nil {
-		fl = f.addLocked(key, reply)
+	for b := range r.All() {
+		if f.queued+len(b) > maxQueued {
+			continue
+		}
+		if fl == nil {
+			fl = f.addLocked(key)
+		}
+		if fl == nil || fl.failed {
+			break
+		}
+		if fl.count == flowQueue || fl.size+len(b) > flowQueueSize {
+			continue
+		}
+		if fl.waiting == nil {
+			fl.waiting = blocks.Get().(*[]byte)
+		}
+		*fl.waiting = appendDatagram(*fl.waiting, b)
+		fl.count++
+		fl.size += len(b)
+		f.queued += len(b)
+		taken++
 	}
-	if fl == nil || fl.failed || fl.count == flowQueue || len(fl.waiting)+len(b) > flowQueueSize {
-		return false
+	if taken > 0 {
+		f.touch(fl)
+		if !fl.fresh {
+			fl.fresh = true
+			f.fresh = append(f.fresh, fl)
+		}
 	}
-	fl.waiting = binary.BigEndian.AppendUint16(fl.waiting, uint16(len(b)))
-	fl.waiting = append(fl.waiting, b...)
-	fl.count++
-	f.queued += len(b)
-	f.touch(fl)
-	select {
-	case fl.more <- struct{}{}:
-	default:
+	return taken
+}
+
+// Flush has what was queued leave.
+func (f *Flows[K]) Flush() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i, fl := range f.fresh {
+		f.fresh[i] = nil
+		fl.fresh = false
+		select {
+		case fl.more <- struct{}{}:
+		default:
+		}
 	}
-	return true
+	f.fresh = f.fresh[:0]
 }
 
 // touch notes that a flow carries something.
@@ -167,12 +210,12 @@ func (f *Flows[K]) quiet(fl *flow[K]) time.Duration {
 }
 
 // addLocked begins a flow, or returns nil.
-func (f *Flows[K]) addLocked(key K, reply func(b []byte) error) *flow[K] {
+func (f *Flows[K]) addLocked(key K) *flow[K] {
 	if f.draining || f.ctx.Err() != nil || len(f.by) >= f.opts.Max && !f.displaceLocked() {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(f.ctx)
-	fl := &flow[K]{key: key, reply: reply, cancel: cancel, began: time.Now(), more: make(chan struct{}, 1)}
+	fl := &flow[K]{key: key, cancel: cancel, began: time.Now(), more: make(chan struct{}, 1)}
 	f.enterLocked(fl, &f.unanswered)
 	f.by[key] = fl
 	f.running.Go(func() {
@@ -224,8 +267,11 @@ func (f *Flows[K]) dropLocked(fl *flow[K]) {
 // discardLocked loses what waits for a flow, and lets nothing more wait.
 func (f *Flows[K]) discardLocked(fl *flow[K]) {
 	fl.failed = true
-	f.queued -= fl.writing + len(fl.waiting) - fl.count*HeadLen
-	fl.waiting, fl.count, fl.writing = nil, 0, 0
+	f.queued -= fl.writing + fl.size
+	if fl.waiting != nil {
+		giveBack(fl.waiting)
+	}
+	fl.waiting, fl.count, fl.size, fl.writing = nil, 0, 0, 0
 }
 
 // linger forgets a flow that has ended. One that nobody has answered keeps its
@@ -283,19 +329,15 @@ func (f *Flows[K]) patienceLocked(fl *flow[K]) time.Duration {
 	return f.opts.Idle
 }
 
-// take returns the datagrams that wait. b are those that it returned before,
-// which have been written.
-func (f *Flows[K]) take(fl *flow[K], b []byte) []byte {
+// take returns the datagrams that wait, and how many bytes they have without
+// their heads; nil if none do. Those that it returned before have been written.
+func (f *Flows[K]) take(fl *flow[K]) (b *[]byte, size int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	waiting := fl.waiting
 	f.queued -= fl.writing
-	fl.writing = len(waiting) - fl.count*HeadLen
-	fl.waiting, fl.count = nil, 0 // an idle flow holds no memory
-	if len(waiting) > 0 && cap(b) <= keptQueueSize {
-		fl.waiting = b[:0]
-	}
-	return waiting
+	b, fl.writing = fl.waiting, fl.size
+	fl.waiting, fl.count, fl.size = nil, 0, 0
+	return b, fl.writing
 }
 
 // run carries one flow until it is idle, its stream ends, or ctx does. The error
@@ -340,33 +382,36 @@ func (f *Flows[K]) send(ctx context.Context, fl *flow[K], stream net.Conn, ended
 		case <-ctx.Done():
 			return sent
 		}
-		for b := f.take(fl, nil); len(b) > 0; b = f.take(fl, b) {
-			if _, err := stream.Write(b); err != nil {
+		for {
+			b, size := f.take(fl)
+			if b == nil {
+				break
+			}
+			_, err := stream.Write(*b)
+			giveBack(b)
+			if err != nil {
 				return sent
 			}
-			for rest := b; len(rest) > 0; {
-				n := int(binary.BigEndian.Uint16(rest))
-				sent += int64(n)
-				rest = rest[HeadLen+n:]
-			}
+			sent += int64(size)
 		}
 	}
 }
 
 // receive hands on what comes back until the stream ends.
 func (f *Flows[K]) receive(fl *flow[K], stream net.Conn) (received int64, err error) {
-	in := NewReader(stream)
-	defer in.Release()
-	for first := true; ; first = false {
-		b, err := in.Next()
-		if err != nil {
-			return received, err
-		}
-		if first {
+	answered := false
+	out := splitter{canTry: true, emit: func(list [][]byte, wait bool) (int, error) {
+		if !answered {
 			f.answer(fl)
+			answered = true
 		}
 		f.touch(fl)
-		received += int64(len(b))
-		fl.reply(b) // what cannot be sent is lost
-	}
+		done, err := f.opts.Reply(fl.key, list, wait)
+		for _, b := range list[:done] {
+			received += int64(len(b))
+		}
+		return done, err
+	}}
+	err = out.drain(stream)
+	return received, err
 }

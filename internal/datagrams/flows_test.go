@@ -13,8 +13,6 @@ import (
 	"adit/internal/datagrams"
 )
 
-func ignore([]byte) error { return nil }
-
 // Who has no stream, or one that ends at once, is not given another for each
 // datagram; unless it is to be forgotten.
 func TestFlowsTryOnceInASecond(t *testing.T) {
@@ -39,11 +37,12 @@ func TestFlowsTryOnceInASecond(t *testing.T) {
 				n := 0
 				f := datagrams.NewFlows(ctx, datagrams.FlowOptions[int]{
 					Open:  func(context.Context, int) (net.Conn, error) { n++; return tt.open() },
+					Reply: ignore,
 					Abort: abort,
 					Max:   10,
 				})
 				for range 15 {
-					f.Send(1, []byte("x"), ignore)
+					f.Send(1, []byte("x"))
 					synctest.Wait()
 					time.Sleep(100 * time.Millisecond)
 				}
@@ -67,24 +66,24 @@ func TestFlowsTryOnceInASecond(t *testing.T) {
 func TestFlowsDisplaceTheQuiet(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f, opened := newFlows(t, 3)
+		f, opened := newFlows(t, 3, func(int, []byte) {})
 		for key := 1; key <= 3; key++ {
-			f.Send(key, []byte("x"), ignore)
+			f.Send(key, []byte("x"))
 			synctest.Wait()
 			time.Sleep(time.Second)
 		}
-		f.Send(1, []byte("x"), ignore)
-		if f.Send(4, []byte("x"), ignore) {
+		f.Send(1, []byte("x"))
+		if f.Send(4, []byte("x")) {
 			t.Error("a flow lost its place that had just carried something")
 		}
 		time.Sleep(4 * time.Second)
-		if !f.Send(4, []byte("x"), ignore) {
+		if !f.Send(4, []byte("x")) {
 			t.Fatal("no room though one flow has been quiet for 6 s")
 		}
 		synctest.Wait()
 		before := opened.Load()
 		for _, key := range []int{1, 3, 4} {
-			f.Send(key, []byte("x"), ignore)
+			f.Send(key, []byte("x"))
 		}
 		synctest.Wait()
 		if n := opened.Load() - before; n != 0 {
@@ -118,17 +117,18 @@ func TestFlowsTellTheEnd(t *testing.T) {
 				}()
 				return near, nil
 			},
+			Reply: ignore,
 			Abort: abort,
 			Max:   10,
 			Idle:  time.Minute,
 			Ended: func(key int, _ net.Conn, c datagrams.Carried) { keys, got = append(keys, key), append(got, c) },
 		})
 		for _, text := range []string{"a", "", "bcd"} {
-			f.Send(2, []byte(text), ignore)
+			f.Send(2, []byte(text))
 		}
 		synctest.Wait()
 		for _, text := range []string{"a", "", "bcd"} {
-			f.Send(1, []byte(text), ignore)
+			f.Send(1, []byte(text))
 		}
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
