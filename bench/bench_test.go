@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"net"
 	"os"
@@ -76,6 +77,60 @@ func TestHTTPAgainstBackend(t *testing.T) {
 		if tl.ok == 0 || tl.failed() > 0 {
 			t.Fatalf("up %v: %+v %v", up, tl.fails, tl.samples)
 		}
+	}
+}
+
+func TestUDPAgainstBackend(t *testing.T) {
+	pc, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		backendUDP(pc)
+	}()
+	defer func() {
+		pc.Close()
+		<-ended
+	}()
+	tg := target{addr: pc.LocalAddr().String()}
+	if err := probeUDP(tg, time.Second); err != nil {
+		t.Fatal(err)
+	}
+	tl := udpEcho(tg, 3, 1400, 8, 100*time.Millisecond, time.Second)
+	if tl.ok < 3 || tl.failed() > 0 || tl.bytes != tl.ok*1400 || int64(len(tl.lat)) != tl.ok {
+		t.Fatalf("%d datagrams, %d bytes, %d times, %+v %v", tl.ok, tl.bytes, len(tl.lat), tl.fails, tl.samples)
+	}
+	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	tl = udpEcho(target{addr: silent.LocalAddr().String()}, 1, 64, 4, 10*time.Millisecond, 50*time.Millisecond)
+	if tl.ok != 0 || tl.fails["lost"] != 4 {
+		t.Fatalf("nobody answers: %d datagrams, %+v", tl.ok, tl.fails)
+	}
+}
+
+func TestUDPVisitorChecks(t *testing.T) {
+	v := udpVisitor{id: 7, size: 100}
+	good := make([]byte, 100)
+	binary.BigEndian.PutUint64(good, 7)
+	binary.BigEndian.PutUint64(good[8:], 5)
+	copy(good[udpHead:], patAt(seedOf(7), 5, 100-udpHead))
+	if n, ok := v.check(good); !ok || n != 5 {
+		t.Errorf("got %d, %t, want 5", n, ok)
+	}
+	for i := range good {
+		bad := append([]byte(nil), good...)
+		bad[i] ^= 1
+		if _, ok := v.check(bad); ok {
+			t.Errorf("a flipped bit in byte %d went unnoticed", i)
+		}
+	}
+	if _, ok := v.check(good[:99]); ok {
+		t.Error("a byte too few went unnoticed")
 	}
 }
 

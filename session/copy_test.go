@@ -111,6 +111,19 @@ func sendAll(t testing.TB, st *session.Stream, b []byte, way int, rng *rand.Rand
 	return st.CloseWrite()
 }
 
+// A tryBuffer takes what it is in the mood for.
+type tryBuffer struct {
+	*bytes.Buffer
+	rng *rand.Rand
+}
+
+func (b *tryBuffer) TryWrite(p []byte) (int, error) {
+	if b.rng.IntN(3) > 0 {
+		p = p[:b.rng.IntN(len(p)+1)]
+	}
+	return b.Write(p)
+}
+
 // readAll reads to the end in one of the ways there are.
 func readAll(t testing.TB, st *session.Stream, way int, rng *rand.Rand) ([]byte, error) {
 	var b bytes.Buffer
@@ -129,6 +142,12 @@ func readAll(t testing.TB, st *session.Stream, way int, rng *rand.Rand) ([]byte,
 		}
 	case 1: // WriteTo memory
 		n, err := st.WriteTo(&b)
+		if int(n) != b.Len() {
+			return nil, fmt.Errorf("WriteTo returns %d after %d bytes", n, b.Len())
+		}
+		return b.Bytes(), err
+	case 2: // WriteTo what takes some of it without waiting
+		n, err := st.WriteTo(&tryBuffer{&b, rng})
 		if int(n) != b.Len() {
 			return nil, fmt.Errorf("WriteTo returns %d after %d bytes", n, b.Len())
 		}
@@ -164,7 +183,7 @@ func TestContent(t *testing.T) {
 			p := newSessions(t, a, b, nil, nil)
 			var wg sync.WaitGroup
 			for send := range 3 {
-				for receive := range 3 {
+				for receive := range 4 {
 					local, remote := p.open(t, "")
 					for i, dir := range [][2]*session.Stream{{local, remote}, {remote, local}} {
 						rng := rand.New(rand.NewPCG(seed, uint64(send<<8|receive<<4|i)))

@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"adit/internal/nonblock"
 )
 
 // batches are the ways of Linux to move many datagrams with one call.
@@ -24,6 +26,8 @@ type batches struct {
 
 	zone atomic.Pointer[zone] // that was looked up last, or nil
 
+	post func(fd int, m []nonblock.Message) (int, error) // nonblock.SendMessages, but in tests
+
 	// Of the receive that runs.
 	get func(fd uintptr) bool // b.take, allocated once
 	in  *inbox
@@ -37,7 +41,7 @@ func newBatches(c *net.UDPConn, connected, local bool) *batches {
 	if err != nil {
 		return nil
 	}
-	b := &batches{rc: rc, connected: connected}
+	b := &batches{rc: rc, connected: connected, post: nonblock.SendMessages}
 	b.get = b.take
 	var cause error
 	err = rc.Control(func(fd uintptr) {

@@ -31,8 +31,9 @@ type outbox struct {
 
 	try   func(fd uintptr)      // o.once, allocated once
 	wait  func(fd uintptr) bool // o.all, allocated once
-	ready []nonblock.Message    // what they send
-	n     int                   // and how many the system took
+	post  func(fd int, m []nonblock.Message) (int, error)
+	ready []nonblock.Message // what they send
+	n     int                // and how many the system took
 	err   error
 }
 
@@ -47,7 +48,7 @@ var outboxes = sync.Pool{New: func() any {
 
 // once is for RawConn.Control.
 func (o *outbox) once(fd uintptr) {
-	o.n, o.err = nonblock.SendMessages(int(fd), o.ready)
+	o.n, o.err = o.post(int(fd), o.ready)
 }
 
 // all is for RawConn.Write: false waits.
@@ -61,7 +62,7 @@ func (b *batches) send(e Envelope, datagrams [][]byte, wait bool) (done Sent, er
 	o := outboxes.Get().(*outbox)
 	defer func() {
 		clear(o.vectors[:]) // the datagrams are others'
-		o.ready, o.err = nil, nil
+		o.ready, o.post, o.err = nil, nil, nil
 		outboxes.Put(o)
 	}()
 	named := uint32(0)
@@ -71,6 +72,7 @@ func (b *batches) send(e Envelope, datagrams [][]byte, wait bool) (done Sent, er
 			return done, nil
 		}
 	}
+	o.post = b.post
 	tries := 0
 	for done.Done() < len(datagrams) {
 		rest := datagrams[done.Done():]

@@ -1,0 +1,5 @@
+//go:build race
+
+package udpsocket
+
+const raceEnabled = true
