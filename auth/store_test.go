@@ -202,7 +202,7 @@ func TestRevoke(t *testing.T) {
 	}
 	// Somebody who signs in another's name cannot be told from the subject
 	// alone: the signature is looked at first.
-	check(t, open(), auth.Claim{Token: token(m{"alg": "HS256"}, m{"sub": "bob", "jti": "one", "exp": 1 << 40}, hs256, rawOther)}, auth.InvalidCredential)
+	check(t, open(), auth.Claim{Token: token(m{"alg": "HS256"}, m{"sub": "bob", "jti": "one", "exp": int64(1) << 40}, hs256, rawOther)}, auth.InvalidCredential)
 }
 
 // What a holder gets after a revocation is good.

@@ -219,7 +219,7 @@ func TestTunnelTokenOptions(t *testing.T) {
 // FuzzTunnelToken looks for a token that is accepted though its signature or its
 // tid is not right.
 func FuzzTunnelToken(f *testing.F) {
-	claims := m{"tid": "demo", "nbf": 946684800, "exp": 4102444800}
+	claims := m{"tid": "demo", "nbf": 946684800, "exp": int64(4102444800)}
 	f.Add(token(m{"alg": "HS256"}, claims, sha256.New, tunnelSecretA))
 	f.Add(token(m{"alg": "none"}, claims, nil, ""))
 	f.Add(token(m{"alg": "HS256"}, m{"tid": "demo", "nbf": 1, "exp": math.MaxFloat64, "aud": []any{1, nil}}, sha256.New, tunnelSecretB))

@@ -3,6 +3,7 @@ package readable_test
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -114,4 +115,64 @@ func TestParkOfAClosedConn(t *testing.T) {
 		t.Error("Park of a closed conn = true, want false")
 	}
 	w.Unpark()
+}
+
+// TestParkAndClose parks conns while somebody closes them, and others take their
+// descriptors at once. Each function is called once if Park says so, and else
+// never.
+func TestParkAndClose(t *testing.T) {
+	t.Parallel()
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			for j := range 30 {
+				ln, err := net.Listen("tcp", "127.0.0.1:0")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				b, err := net.Dial("tcp", ln.Addr().String())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				a, err := ln.Accept()
+				ln.Close()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				var w readable.Waiter
+				w.Init(raw(t, a))
+				var acts sync.WaitGroup
+				acts.Go(func() {
+					a.Close()
+					w.Unpark()
+				})
+				if (i+j)%3 == 0 {
+					acts.Go(func() { b.Write([]byte("x")) })
+				}
+				var calls atomic.Int32
+				called := make(chan struct{}, 1)
+				parked := w.Park(func() {
+					calls.Add(1)
+					called <- struct{}{}
+				})
+				acts.Wait()
+				if parked {
+					select {
+					case <-called:
+					case <-time.After(10 * time.Second):
+						t.Error("Park's function was not called")
+					}
+				}
+				w.Unpark()
+				if n := calls.Load(); parked != (n == 1) {
+					t.Errorf("Park = %v, and its function was called %d times", parked, n)
+				}
+				b.Close()
+			}
+		})
+	}
+	wg.Wait()
 }
