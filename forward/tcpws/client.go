@@ -75,6 +75,7 @@ func (c *Client) Serve(ctx context.Context, l net.Listener) error {
 		}
 		if isTemporary(err) {
 			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
+			c.opts.Log.Printf("Accept error: %v; retrying in %v", err, delay)
 			select {
 			case <-time.After(delay):
 			case <-ctx.Done():
@@ -154,12 +155,12 @@ func (c *Client) dial(ctx context.Context, peer net.Addr) (net.Conn, []byte, fea
 		case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 		default:
 			conn.Close()
-			return nil, nil, features{}, fmt.Errorf("the server answered %s", resp.Status)
+			return nil, nil, features{}, fmt.Errorf("the server answered %s", statusOf(resp))
 		}
 		conn.Close()
 		to, err := u.Parse(resp.Header.Get("Location"))
 		if err != nil || resp.Header.Get("Location") == "" {
-			return nil, nil, features{}, fmt.Errorf("the server answered %s without a usable Location", resp.Status)
+			return nil, nil, features{}, fmt.Errorf("the server answered %s without a usable Location", statusOf(resp))
 		}
 		if u, err = parseURL(to.String()); err != nil {
 			return nil, nil, features{}, fmt.Errorf("the server redirects: %w", err)
@@ -167,6 +168,11 @@ func (c *Client) dial(ctx context.Context, peer net.Addr) (net.Conn, []byte, fea
 		c.opts.Log.Printf("%s - Redirect to %s", peer, shown(u))
 	}
 	return nil, nil, features{}, fmt.Errorf("more than %d redirects", maxRedirects)
+}
+
+// statusOf returns an answer's status without the words of whoever has sent it.
+func statusOf(resp *http.Response) string {
+	return strings.TrimSpace(fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode)))
 }
 
 // parseURL returns a URL with the scheme http or https.

@@ -57,6 +57,7 @@ func (l *link) in() {
 
 // accuse ends the link for a fault of the other side, and lets that know.
 func (l *link) accuse(payload []byte, err error) {
+	l.ws.SetWriteDeadline(time.Now().Add(graceTime)) // it may read nothing
 	l.close(payload)
 	l.endSending()
 	l.lose(err)
@@ -219,7 +220,7 @@ func (s *inState) control(h wsframe.Header) (over bool, err error) {
 
 // takeText takes a frame of text, which only our own send.
 func (s *inState) takeText(h wsframe.Header) error {
-	if !s.l.features.ends || int64(len(s.words))+h.Size > maxText {
+	if !s.l.features.ends || h.Size > int64(maxText-len(s.words)) {
 		return errText
 	}
 	p, err := s.collect(h)

@@ -357,6 +357,7 @@ func (l *link) ended() (in, out bool) {
 // peerShut acts on a close frame of the other side, and answers with its code.
 func (l *link) peerShut(payload []byte) {
 	in, _ := l.ended()
+	l.ws.SetWriteDeadline(time.Now().Add(graceTime)) // it may read nothing any more
 	l.close(payload[:min(len(payload), 2)])
 	if l.features.ends && !in {
 		l.fail(errBroken) // one of our own would have said so

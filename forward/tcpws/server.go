@@ -1,6 +1,7 @@
 package tcpws
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -70,9 +71,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: headTime,
+		ReadTimeout:       requestTime,
+		WriteTimeout:      requestTime,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          log.New(io.Discard, "", 0), // visitors' faults
+		ErrorLog:          log.New(acceptErrors{s.opts.Log}, "", 0),
 	}
 	stop := context.AfterFunc(ctx, func() {
 		srv.Close()
@@ -85,6 +88,17 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return nil
 	}
 	return err
+}
+
+// acceptErrors logs of what package net/http has to say what is none of the
+// visitors' faults.
+type acceptErrors struct{ to *log.Logger }
+
+func (e acceptErrors) Write(line []byte) (int, error) {
+	if bytes.HasPrefix(line, []byte("http: Accept error")) {
+		e.to.Printf("%s", line)
+	}
+	return len(line), nil
 }
 
 // Close ends all links and waits for them.
@@ -188,6 +202,9 @@ func checkUpgrade(r *http.Request) (key string, status int, err error) {
 	key = r.Header.Get("Sec-Websocket-Key")
 	if raw, err := base64.StdEncoding.DecodeString(key); err != nil || len(raw) != 16 {
 		return bad("the key is not 16 bytes in base64")
+	}
+	if r.ContentLength != 0 {
+		return bad("it comes with a body") // which is not to be taken for frames
 	}
 	return key, 0, nil
 }

@@ -73,6 +73,7 @@ const (
 	closeTime      = 2 * time.Second  // for the answer to a close frame
 	handshakeTime  = 45 * time.Second // as the original
 	headTime       = 10 * time.Second
+	requestTime    = time.Minute            // for all of a request that becomes no WebSocket; more than dialTime
 	noticeTime     = 100 * time.Millisecond // for a caller that is refused to see that it was connected
 	dialTime       = 30 * time.Second       // shorter than one of our own waits for its handshake
 

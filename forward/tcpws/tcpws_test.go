@@ -410,20 +410,22 @@ func TestFeatures(t *testing.T) {
 	}
 }
 
-// FuzzServer sends bytes to a server behind a handshake: whatever they are, the
-// link ends when they do.
-func FuzzServer(f *testing.F) {
-	f.Add([]byte("\x82\x85\x01\x02\x03\x04hello"), false)
-	f.Add([]byte("\x02\x81\x01\x02\x03\x04h\x80\x80\x00\x00\x00\x00"), false)
-	f.Add([]byte("\x81\x83\x00\x00\x00\x00end\x88\x80\x00\x00\x00\x00"), true)
-	f.Add([]byte("\x81\x85\x00\x00\x00\x00reset"), true)
-	f.Add([]byte("\x89\x84\x00\x00\x00\x00ping\x88\x82\x00\x00\x00\x00\x03\xe8"), true)
-	f.Add([]byte("\x82\xff\x00\x00\x00\x00\x00\x10\x00\x00\x00\x00\x00\x00data"), true)
-	f.Fuzz(func(t *testing.T, b []byte, ends bool) {
+// FuzzLink sends bytes to an end behind a handshake: whatever they are, the link
+// ends when they do.
+func FuzzLink(f *testing.F) {
+	f.Add([]byte("\x82\x85\x01\x02\x03\x04hello"), false, false)
+	f.Add([]byte("\x02\x81\x01\x02\x03\x04h\x80\x80\x00\x00\x00\x00"), false, false)
+	f.Add([]byte("\x81\x83\x00\x00\x00\x00end\x88\x80\x00\x00\x00\x00"), true, false)
+	f.Add([]byte("\x81\x85\x00\x00\x00\x00reset"), true, false)
+	f.Add([]byte("\x89\x84\x00\x00\x00\x00ping\x88\x82\x00\x00\x00\x00\x03\xe8"), true, false)
+	f.Add([]byte("\x82\xff\x00\x00\x00\x00\x00\x10\x00\x00\x00\x00\x00\x00data"), true, false)
+	f.Add([]byte("\x02\x02he\x89\x00\x80\x03llo\x81\x03end\x88\x02\x03\xe8"), true, true)
+	f.Add([]byte("\x82\x7f\x00\x00\x00\x00\x00\x04\x00\x00data"), false, true)
+	f.Fuzz(func(t *testing.T, b []byte, ends, client bool) {
 		wsA, wsB := net.Pipe()
 		tcpA, tcpB := net.Pipe()
 		l := newLink(wsB, tcpB)
-		l.features = features{ends: ends}
+		l.features, l.client = features{ends: ends}, client
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
