@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"adit/admin"
+	"adit/internal/testdir"
 )
 
 func TestListenAddresses(t *testing.T) {
@@ -29,12 +30,7 @@ func TestListenAddresses(t *testing.T) {
 
 func TestUnixSocket(t *testing.T) {
 	t.Parallel()
-	dir, err := os.MkdirTemp("", "adit") // paths of sockets are short
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	path := filepath.Join(dir, "admin.sock")
+	path := filepath.Join(testdir.Short(t), "admin.sock")
 	addr := "unix:" + path
 
 	// What a process that was killed leaves behind.

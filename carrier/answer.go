@@ -11,7 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
+
+	"adit/internal/printable"
 )
 
 const (
@@ -123,17 +124,7 @@ func (a *answer) clean(s string, limit int) string {
 	for _, secret := range a.secrets {
 		s = strings.ReplaceAll(s, secret, "[redacted]")
 	}
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) && r != unicode.ReplacementChar {
-			return r
-		}
-		return ' '
-	}, s)
-	s = strings.Join(strings.Fields(s), " ")
-	if len(s) > limit {
-		s = strings.ToValidUTF8(s[:limit], "")
-	}
-	return s
+	return printable.Cut(printable.Line(s), limit)
 }
 
 // retryAfter reads a Retry-After header (RFC 9110, section 10.2.3); 0 if it

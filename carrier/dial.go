@@ -118,11 +118,7 @@ func (d *Dialer) Dial(ctx context.Context) (*wsconn.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	timeout := d.Timeout
-	if timeout == 0 {
-		timeout = DefaultTimeout
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := d.bound(ctx)
 	defer cancel()
 	conn, dialled, err := d.connect(ctx, t, "http/1.1")
 	if err != nil {
@@ -144,6 +140,15 @@ func (d *Dialer) Dial(ctx context.Context) (*wsconn.Conn, error) {
 	}
 	Tune(conn)
 	return wsconn.New(conn, wsconn.Client, wsconn.Options{Buffered: buffered, MaxFrame: d.MaxFrame, ZeroMask: zeroMask}), nil
+}
+
+// bound returns ctx with the Dialer's timeout.
+func (d *Dialer) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	timeout := d.Timeout
+	if timeout == 0 {
+		timeout = DefaultTimeout
+	}
+	return context.WithTimeout(ctx, timeout)
 }
 
 // Check reports what is wrong with the Dialer's own fields.

@@ -34,11 +34,7 @@ func (d *Dialer) DialRequests(ctx context.Context, kind requests.Kind, path stri
 	if err != nil {
 		return nil, err
 	}
-	timeout := d.Timeout
-	if timeout == 0 {
-		timeout = DefaultTimeout
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := d.bound(ctx)
 	defer cancel()
 	o, err := requests.NewOpening(kind)
 	if err != nil {

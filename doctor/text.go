@@ -7,12 +7,11 @@ import (
 	"io"
 	"net"
 	"os"
-	"strings"
 	"syscall"
 	"time"
-	"unicode"
 
 	"adit/carrier"
+	"adit/internal/printable"
 )
 
 // reason says in a few words what an error means.
@@ -49,15 +48,9 @@ func reason(err error) string {
 
 // plain returns text from anywhere in one line of at most limit bytes.
 func plain(s string, limit int) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) && r != unicode.ReplacementChar {
-			return r
-		}
-		return ' '
-	}, s)
-	s = strings.Join(strings.Fields(s), " ")
+	s = printable.Line(s)
 	if len(s) > limit {
-		s = strings.ToValidUTF8(s[:limit-3], "") + "..."
+		s = printable.Cut(s, limit-3) + "..."
 	}
 	return s
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"adit/internal/testdir"
 )
 
 // waitListens waits until an agent has printed where a forward listens. To
@@ -53,7 +55,7 @@ func forwardWays(t *testing.T, g *targets, flags []string) (ways []way) {
 		ways = append(ways, straight(name, at))
 	}
 	sockets := func(name string, to [3]string) {
-		dir := shortDir(t)
+		dir := testdir.Short(t)
 		for i := range to {
 			locals = append(locals, "unix:"+filepath.Join(dir, socketNames[i])+":"+to[i])
 		}
@@ -96,7 +98,7 @@ func (g *targets) bySOCKS(t *testing.T, port string) way {
 func (g *targets) byCONNECT(t *testing.T, port string) way {
 	w := straight("CONNECT", g.ports())
 	w.ssh = append(w.ssh, "-o", "ProxyCommand=nc -X connect -x 127.0.0.1:"+port+" %h %p")
-	dir := shortDir(t)
+	dir := testdir.Short(t)
 	socat(t, filepath.Join(dir, socketNames[1]), "PROXY:127.0.0.1:"+g.at[1]+",proxyport="+port)
 	w.psql = bySocket("", dir).psql
 	w.curl = append([]string{"--proxytunnel", "--proxy", "http://127.0.0.1:" + port}, w.curl...)
@@ -108,7 +110,7 @@ func byStdio(t *testing.T, name string, to [3]string, flags []string) way {
 	command := func(target string) string {
 		return strings.Join(slices.Concat([]string{binary, "stdio", target}, flags), " ")
 	}
-	dir := shortDir(t)
+	dir := testdir.Short(t)
 	for i := 1; i < 3; i++ {
 		socat(t, filepath.Join(dir, socketNames[i]), `EXEC:"`+command(to[i])+`"`)
 	}

@@ -12,17 +12,14 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"adit/internal/testdir"
 )
 
 // adminSocket is a path that is short enough for a socket.
 func adminSocket(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "adit")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return filepath.Join(dir, "admin.sock")
+	return filepath.Join(testdir.Short(t), "admin.sock")
 }
 
 func hello(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") }

@@ -9,13 +9,14 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"adit/internal/testdir"
 )
 
 // targets are what programs reach through adit: an sshd, a PostgreSQL and a web
@@ -36,7 +37,7 @@ func startTargets(t *testing.T) *targets {
 	}
 	d := startSSHD(t, "127.0.0.1")
 	sql, sqlSocket := startPostgres(t)
-	dir := shortDir(t)
+	dir := testdir.Short(t)
 	g := &targets{
 		sshd:    d,
 		sockets: [3]string{filepath.Join(dir, "ssh"), sqlSocket, filepath.Join(dir, "web")},
@@ -77,17 +78,6 @@ func (g *targets) ports() (ports [3]string) {
 		_, ports[i], _ = net.SplitHostPort(at)
 	}
 	return ports
-}
-
-// shortDir returns a directory whose name leaves room for that of a socket in it.
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "e2e-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
 }
 
 // A way is how programs reach the targets.

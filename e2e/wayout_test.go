@@ -16,6 +16,7 @@ import (
 
 	"adit/internal/hostile"
 	"adit/internal/testca"
+	"adit/internal/testdir"
 )
 
 // A wayOut is a proxy that lets connections out of a network.
@@ -34,11 +35,7 @@ const (
 // to.
 func openDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "e2e")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := testdir.Short(t)
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}

@@ -6,11 +6,17 @@ import (
 	"adit/accesslog"
 )
 
-// An accessCollector looks up what became of an access log's lines.
-type accessCollector struct{ log *accesslog.Log }
-
 // NewAccessLog returns the metrics of an access log.
-func NewAccessLog(l *accesslog.Log) prometheus.Collector { return &accessCollector{l} }
+func NewAccessLog(l *accesslog.Log) prometheus.Collector {
+	return &collector{&accessFamily, func(ch chan<- prometheus.Metric) {
+		st := l.Stats()
+		send(ch, accessLines, st.Written)
+		send(ch, accessDropped, st.Dropped)
+		send(ch, accessFailed, st.Failed)
+		send(ch, accessBuffer, st.Pending)
+		send(ch, accessLimit, st.MaxPending)
+	}}
+}
 
 var (
 	accessFamily family
@@ -21,16 +27,3 @@ var (
 	accessBuffer  = accessFamily.gauge("adit_access_log_buffer_bytes", "Lines that wait to be written.")
 	accessLimit   = accessFamily.gauge("adit_access_log_buffer_limit_bytes", "How many bytes of them there may be.")
 )
-
-// Describe implements prometheus.Collector.
-func (c *accessCollector) Describe(ch chan<- *prometheus.Desc) { accessFamily.describe(ch) }
-
-// Collect implements prometheus.Collector.
-func (c *accessCollector) Collect(ch chan<- prometheus.Metric) {
-	st := c.log.Stats()
-	send(ch, accessLines, st.Written)
-	send(ch, accessDropped, st.Dropped)
-	send(ch, accessFailed, st.Failed)
-	send(ch, accessBuffer, st.Pending)
-	send(ch, accessLimit, st.MaxPending)
-}

@@ -31,11 +31,10 @@ type AgentStats struct {
 // An AgentSource is what the metrics of an agent are about.
 type AgentSource interface{ AgentStats() AgentStats }
 
-// An agentCollector looks up what agents do.
-type agentCollector struct{ src AgentSource }
-
 // NewAgent returns the metrics of the agents of a process.
-func NewAgent(src AgentSource) prometheus.Collector { return &agentCollector{src} }
+func NewAgent(src AgentSource) prometheus.Collector {
+	return &collector{&agentFamily, func(ch chan<- prometheus.Metric) { collectAgent(ch, src.AgentStats()) }}
+}
 
 var (
 	agentFamily family
@@ -54,12 +53,7 @@ var (
 	agentLimit      = agentFamily.gauge("adit_agent_send_buffer_limit_bytes", "How much of that memory there may be.")
 )
 
-// Describe implements prometheus.Collector.
-func (c *agentCollector) Describe(ch chan<- *prometheus.Desc) { agentFamily.describe(ch) }
-
-// Collect implements prometheus.Collector.
-func (c *agentCollector) Collect(ch chan<- prometheus.Metric) {
-	st := c.src.AgentStats()
+func collectAgent(ch chan<- prometheus.Metric, st AgentStats) {
 	send(ch, agentSessions, st.Connected, "available")
 	send(ch, agentSessions, st.Away, "away")
 	send(ch, agentTunnels, st.Tunnels-st.RefusedTunnels, "bound")

@@ -81,12 +81,21 @@ func (f *family) histogram(name, help string) *metric {
 	return f.add(prometheus.UntypedValue, name, help, nil)
 }
 
-// describe is for prometheus.Collector.
-func (f *family) describe(ch chan<- *prometheus.Desc) {
-	for _, m := range f.all {
+// A collector is a prometheus.Collector of a family whose values collect sends.
+type collector struct {
+	of      *family
+	collect func(chan<- prometheus.Metric)
+}
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, m := range c.of.all {
 		ch <- m.desc
 	}
 }
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) { c.collect(ch) }
 
 // A number is what metrics are made of.
 type number interface {

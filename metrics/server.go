@@ -13,16 +13,10 @@ import (
 // A ServerSource is what the metrics of a server are about.
 type ServerSource interface{ Stats() server.Stats }
 
-// A serverCollector looks up what a server does.
-type serverCollector struct {
-	src    ServerSource
-	budget *session.Budget
-}
-
 // NewServer returns the metrics of a server. budget is that of its sessions'
 // buffers, and may be nil.
 func NewServer(src ServerSource, budget *session.Budget) prometheus.Collector {
-	return &serverCollector{src, budget}
+	return &collector{&serverFamily, func(ch chan<- prometheus.Metric) { collectServer(ch, src.Stats(), budget) }}
 }
 
 var (
@@ -133,12 +127,7 @@ var (
 	reloadedAt = serverFamily.gauge("adit_reload_timestamp_seconds", "When files were last read again successfully; 0 if never.")
 )
 
-// Describe implements prometheus.Collector.
-func (c *serverCollector) Describe(ch chan<- *prometheus.Desc) { serverFamily.describe(ch) }
-
-// Collect implements prometheus.Collector.
-func (c *serverCollector) Collect(ch chan<- prometheus.Metric) {
-	st := c.src.Stats()
+func collectServer(ch chan<- prometheus.Metric, st server.Stats, budget *session.Budget) {
 	sendBool(ch, ready, st.Ready)
 	sendBool(ch, draining, st.Draining)
 	collectHTTP(ch, &st.HTTP)
@@ -182,8 +171,8 @@ func (c *serverCollector) Collect(ch chan<- prometheus.Metric) {
 	send(ch, nativeStreams, st.Native.Opened)
 	send(ch, nativeSent, st.Native.Sent)
 	send(ch, nativeReceived, st.Native.Received)
-	send(ch, sendBuffer, c.budget.Used())
-	send(ch, sendLimit, c.budget.Limit())
+	send(ch, sendBuffer, budget.Used())
+	send(ch, sendLimit, budget.Limit())
 	send(ch, receiveBuffer, st.Native.ReceiveBuffered)
 	send(ch, sendLimitPerSession, st.Native.SendLimit)
 	send(ch, receiveLimitPerSession, st.Native.ReceiveLimit)

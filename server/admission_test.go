@@ -17,6 +17,7 @@ import (
 	"adit/agent"
 	"adit/auth"
 	"adit/carrier"
+	"adit/internal/testlog"
 	"adit/server"
 )
 
@@ -215,7 +216,7 @@ func TestSecretsStaySecret(t *testing.T) {
 	}
 
 	// At an agent, with everything that it logs and says.
-	agentLog := &logBuffer{}
+	agentLog := &testlog.Log{}
 	logger := options(t, agentLog).Logger
 	a := f.agent(t, func(o *agent.Options) { o.Logger = logger }, httpTunnel(t, "web", saying(t, "web")))
 	a.up(t)

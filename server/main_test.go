@@ -1,7 +1,6 @@
 package server_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -20,6 +19,7 @@ import (
 	"adit/auth"
 	"adit/dialect"
 	"adit/dialect/native"
+	"adit/internal/testlog"
 	"adit/internal/testtcp"
 	"adit/server"
 	"adit/session"
@@ -38,25 +38,7 @@ type fixture struct {
 	*server.Server
 	secret auth.Secret
 	stop   func() error // ends Run and returns what it returned
-	log    *logBuffer
-}
-
-// A logBuffer keeps what is logged.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
+	log    *testlog.Log
 }
 
 // options are those of a server on loopback that accepts secret.
@@ -82,7 +64,7 @@ func options(t *testing.T, log io.Writer, secrets ...auth.Secret) server.Options
 // start runs a server with the usual options, which change may change.
 func start(t *testing.T, change func(*server.Options)) *fixture {
 	t.Helper()
-	f := &fixture{secret: auth.NewSecret(), log: &logBuffer{}}
+	f := &fixture{secret: auth.NewSecret(), log: &testlog.Log{}}
 	opts := options(t, f.log, f.secret)
 	if change != nil {
 		change(&opts)
@@ -328,17 +310,7 @@ func (f *fixture) dialSession(t *testing.T, token string) (*native.Session, erro
 // logs waits until the server has logged a message.
 func (f *fixture) logs(t *testing.T, msg string) {
 	t.Helper()
-	limit := time.NewTimer(patience)
-	defer limit.Stop()
-	again := time.NewTicker(5 * time.Millisecond)
-	defer again.Stop()
-	for !bytes.Contains([]byte(f.log.String()), []byte(`"msg":"`+msg+`"`)) {
-		select {
-		case <-again.C:
-		case <-limit.C:
-			t.Fatalf("the server has not logged %q after %v", msg, patience)
-		}
-	}
+	f.log.Await(t, `"msg":"`+msg+`"`)
 }
 
 // ended waits until the agent has ended by itself, and returns why.

@@ -14,6 +14,7 @@ import (
 	"adit/dialect"
 	"adit/dialect/native"
 	"adit/ingress"
+	"adit/internal/testlog"
 	"adit/internal/testport"
 	"adit/server"
 	"adit/tunnel"
@@ -87,7 +88,7 @@ func TestNewRefuses(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			opts := options(t, &logBuffer{}, auth.NewSecret())
+			opts := options(t, &testlog.Log{}, auth.NewSecret())
 			tt.change(&opts)
 			_, err := server.New(opts)
 			if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "hidden") {
@@ -100,7 +101,7 @@ func TestNewRefuses(t *testing.T) {
 func TestNewRefusesAddressInUse(t *testing.T) {
 	t.Parallel()
 	f := start(t, nil)
-	opts := options(t, &logBuffer{}, auth.NewSecret())
+	opts := options(t, &testlog.Log{}, auth.NewSecret())
 	opts.Listen = f.Addr().String()
 	if _, err := server.New(opts); err == nil || !strings.Contains(err.Error(), opts.Listen) {
 		t.Errorf("got error %v, want one with %s", err, opts.Listen)

@@ -4,9 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strings"
-	"unicode"
-	"unicode/utf8"
+
+	"adit/internal/printable"
 )
 
 // The layouts in this file are those of docs/protocol/native.md.
@@ -114,20 +113,7 @@ func parseCode(p []byte) (code uint16, rest []byte, ok bool) {
 // and text for the other side fit for the wire: valid UTF-8, printable, at
 // most maxReason bytes.
 func cleanReason(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, s)
-	if len(s) <= maxReason {
-		return s
-	}
-	cut := maxReason
-	for !utf8.RuneStart(s[cut]) {
-		cut--
-	}
-	return s[:cut]
+	return printable.Cut(printable.Text(s), maxReason)
 }
 
 // Tags of the fields of HELLO, WELCOME and REJECT.

@@ -1,18 +1,18 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"adit/internal/testlog"
 
 	"go.uber.org/goleak"
 )
@@ -34,52 +34,12 @@ const (
 )
 
 // output is what a program prints.
-type output struct {
-	mu      sync.Mutex
-	buf     bytes.Buffer
-	changed chan struct{} // closed and replaced at each write
-}
+type output struct{ testlog.Log }
 
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.changed != nil {
-		close(o.changed)
-	}
-	o.changed = make(chan struct{})
-	return o.buf.Write(p)
-}
-
-func (o *output) read() (string, <-chan struct{}) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.changed == nil {
-		o.changed = make(chan struct{})
-	}
-	return o.buf.String(), o.changed
-}
-
-func (o *output) String() string {
-	text, _ := o.read()
-	return text
-}
-
-// wait waits until re matches what was printed, and returns the first group.
+// wait waits until re matches what was printed, and returns the last group.
 func (o *output) wait(t *testing.T, re string) string {
 	t.Helper()
-	limit := time.NewTimer(patience)
-	defer limit.Stop()
-	for {
-		text, changed := o.read()
-		if m := regexp.MustCompile(re).FindStringSubmatch(text); m != nil {
-			return m[len(m)-1]
-		}
-		select {
-		case <-changed:
-		case <-limit.C:
-			t.Fatalf("no %q after %v in:\n%s", re, patience, text)
-		}
-	}
+	return o.Match(t, re)
 }
 
 // A command is a run of the program in this process.

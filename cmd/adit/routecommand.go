@@ -101,18 +101,7 @@ func (f *routeFlags) with(ctx context.Context, do func(context.Context, *adminAP
 	if f.admin == "" {
 		return usagef("--admin is missing: want the address for operators of the server, such as 127.0.0.1:9090")
 	}
-	token, err := f.token()
-	if err != nil {
-		return err
-	}
-	a, err := newAdminAPI(f.admin, token)
-	if err != nil {
-		return err
-	}
-	defer a.http.CloseIdleConnections()
-	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
-	defer cancel()
-	return do(ctx, a)
+	return f.ask(ctx, do)
 }
 
 // A ruleSet is a set of routes as files have it.

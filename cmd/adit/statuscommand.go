@@ -38,7 +38,7 @@ func (p *program) statusCommand() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if f.admin != "" {
-				return f.server(c.Context())
+				return f.ask(c.Context(), f.server)
 			}
 			if f.tokenFile != "" {
 				return usagef("--admin-token-file is of no use without --admin")

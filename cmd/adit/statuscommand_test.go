@@ -14,22 +14,12 @@ import (
 	"time"
 
 	"adit/internal/screen"
+	"adit/internal/testdir"
 )
-
-// shortDir returns a folder for sockets, whose paths may not be long.
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "adit")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
 
 func TestStatusOfAgents(t *testing.T) {
 	t.Parallel()
-	env := "XDG_RUNTIME_DIR=" + shortDir(t)
+	env := "XDG_RUNTIME_DIR=" + testdir.Short(t)
 	if code, out, errOut := call(t, []string{env}, "status"); code != exitFailed || out != "" || !strings.Contains(errOut, "no agent") {
 		t.Errorf("without an agent: got exit code %d, %q and %q", code, out, errOut)
 	}
@@ -78,7 +68,7 @@ func TestStatusOfAgents(t *testing.T) {
 // TestStatusOfAgentThatWaits is about one that has no server.
 func TestStatusOfAgentThatWaits(t *testing.T) {
 	t.Parallel()
-	env := "XDG_RUNTIME_DIR=" + shortDir(t)
+	env := "XDG_RUNTIME_DIR=" + testdir.Short(t)
 	c := newCommand(t, env, "ADIT_TOKEN="+testSecret).start(t, "http", "3000", "--id", "web", "--server", "ws://127.0.0.1:1")
 	c.out.wait(t, "waiting for the server")
 	code, out, _ := call(t, []string{env}, "status")
@@ -93,7 +83,7 @@ func TestStatusOfAgentThatWaits(t *testing.T) {
 // waits for none that says nothing.
 func TestStatusDistrusts(t *testing.T) {
 	t.Parallel()
-	dir := shortDir(t)
+	dir := testdir.Short(t)
 	if err := os.MkdirAll(filepath.Join(dir, "adit"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +114,7 @@ func TestStatusDistrusts(t *testing.T) {
 
 func TestStaleReports(t *testing.T) {
 	t.Parallel()
-	dir := shortDir(t)
+	dir := testdir.Short(t)
 	left, fresh := filepath.Join(dir, "agent-1-0000.sock"), filepath.Join(dir, "agent-2-0000.sock")
 	for _, path := range []string{left, fresh} {
 		ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -157,7 +147,7 @@ func TestStaleReports(t *testing.T) {
 func TestStatusOfServer(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	sock := "unix:" + filepath.Join(shortDir(t), "admin.sock")
+	sock := "unix:" + filepath.Join(testdir.Short(t), "admin.sock")
 	_, url := startServer(t, "--admin", sock, "--data-dir", dir)
 	c := newCommand(t, "ADIT_TOKEN="+testSecret).start(t, "http", site(t), "--id", "web", "--server", url)
 	public := c.out.wait(t, `(http://\S+/web/) +-> `)

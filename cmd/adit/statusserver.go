@@ -141,8 +141,8 @@ func list[T any](ctx context.Context, a *adminAPI, name string) ([]T, error) {
 	}
 }
 
-// server shows what a server carries.
-func (f *statusFlags) server(ctx context.Context) error {
+// ask calls do with the server's API, for as long as it may take.
+func (f *statusFlags) ask(ctx context.Context, do func(context.Context, *adminAPI) error) error {
 	token, err := f.token()
 	if err != nil {
 		return err
@@ -154,6 +154,11 @@ func (f *statusFlags) server(ctx context.Context) error {
 	defer a.http.CloseIdleConnections()
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
+	return do(ctx, a)
+}
+
+// server shows what a server carries.
+func (f *statusFlags) server(ctx context.Context, a *adminAPI) (err error) {
 	var all struct {
 		Server   admin.Status    `json:"server"`
 		Tunnels  []admin.Tunnel  `json:"tunnels"`

@@ -2,11 +2,12 @@ package main
 
 import (
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"adit/internal/testdir"
 )
 
 // TestServiceManagerIsTold plays the service manager of a server and an agent.
@@ -19,12 +20,7 @@ func TestServiceManagerIsTold(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir, err := os.MkdirTemp("", "sd") // short enough for a socket's name
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { os.RemoveAll(dir) })
-			socket := filepath.Join(dir, "notify")
+			socket := filepath.Join(testdir.Short(t), "notify")
 			l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
 			if err != nil {
 				t.Fatal(err)

@@ -1,7 +1,6 @@
 package forest
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -11,11 +10,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"adit/internal/testca"
+	"adit/internal/testlog"
 )
 
 type authority struct {
@@ -52,37 +51,6 @@ func (a *authority) client(cn, file string, usage ...x509.ExtKeyUsage) *x509.Cer
 	return a.make(&x509.Certificate{Subject: pkix.Name{CommonName: cn}, ExtKeyUsage: usage}, file).Leaf
 }
 
-// A lineLog hands on what is logged.
-type lineLog struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *lineLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *lineLog) has(s string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Contains(l.buf.String(), s)
-}
-
-func (l *lineLog) await(t *testing.T, s string) {
-	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !l.has(s); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			t.Fatalf("the log lacks %q:\n%s", s, l.buf.String())
-		}
-	}
-}
-
-// TestRefusals wants the reason of each refusal in the server's log, and an
-// error that says something at the agent.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	ca, other := newAuthority(t, "ours"), newAuthority(t, "another")
@@ -100,7 +68,7 @@ func TestRefusals(t *testing.T) {
 	if err := os.WriteFile(revokedFile, []byte("# stolen\n"+lost.SerialNumber.Text(16)+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	logged := new(lineLog)
+	logged := new(testlog.Log)
 	addr := make(chan string, 1)
 	s, err := NewServer(ServerConfig{UseTls: true, Domain: "example.com", CaCertificateFilesGlob: ca.file("ca.crt"),
 		ServerTlsCertificateFile: ca.file("server.crt"), ServerTlsKeyFile: ca.file("server.key"), RevokedCertificatesFile: revokedFile},
@@ -142,7 +110,7 @@ func TestRefusals(t *testing.T) {
 			_, err := a.session(agentCtx)
 			ended <- err
 		}()
-		logged.await(t, tt.logs)
+		logged.Await(t, tt.logs)
 		if tt.agent != "" {
 			if err := <-ended; err == nil || !strings.Contains(err.Error(), tt.agent) {
 				t.Errorf("%s: the agent got %v, want an error with %q", tt.name, err, tt.agent)
@@ -158,7 +126,7 @@ func TestRefusals(t *testing.T) {
 		if err := os.WriteFile(revokedFile, []byte(leaf.Leaf.SerialNumber.Text(16)), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		logged.await(t, "client home from")
+		logged.Await(t, "client home from")
 		<-ended
 		stop()
 	}

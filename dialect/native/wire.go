@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"adit/dialect"
+	"adit/internal/printable"
 	"adit/session"
 	"adit/tunnel"
 )
@@ -243,7 +241,7 @@ func parseBound(b []byte) (bd dialect.Bound, err error) {
 	err = session.ParseFields(b, func(tag uint64, v []byte) (err error) {
 		switch tag {
 		case boundURL:
-			if u := printable(v, maxURL); u != string(v) || u == "" {
+			if u := shown(v, maxURL); u != string(v) || u == "" {
 				return fmt.Errorf("URL %q: it takes 1 to %d printable bytes", u, maxURL)
 			}
 			bd.URLs = append(bd.URLs, string(v))
@@ -267,25 +265,17 @@ const (
 	maxRefusal = 1024
 )
 
-// printable makes text from the other side fit for logs and terminals.
-func printable(v []byte, limit int) string {
-	v = v[:min(len(v), limit)]
-	return strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, string(v))
-}
+// shown makes text from the other side fit for logs and terminals.
+func shown(v []byte, limit int) string { return printable.Text(string(v[:min(len(v), limit)])) }
 
 func parseRefusal(b []byte) error {
 	e := &dialect.BindError{Code: dialect.BindInternal}
 	session.ParseFields(b, func(tag uint64, v []byte) error {
 		switch tag {
 		case refusedCode:
-			e.Code = dialect.BindCode(printable(v, maxRefusal))
+			e.Code = dialect.BindCode(shown(v, maxRefusal))
 		case refusedReason:
-			e.Reason = printable(v, maxRefusal)
+			e.Reason = shown(v, maxRefusal)
 		}
 		return nil
 	})

@@ -24,6 +24,7 @@ import (
 
 	"adit/internal/certs"
 	"adit/internal/memnet"
+	"adit/internal/testlog"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -214,24 +215,6 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-// A log keeps what is logged.
-type log struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *log) count(text string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.buf.String(), text)
-}
-
 // eventually waits until f is true.
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
@@ -254,7 +237,7 @@ func TestFilesChange(t *testing.T) {
 	m := &maker{t: t, dir: t.TempDir()}
 	p, first := m.write("a", false, nil, "example.com")
 	other, _ := m.write("b", false, nil, "example.org")
-	l := &log{}
+	l := &testlog.Log{}
 	f, err := certs.Open([]certs.Pair{p, other}, certs.Options{Poll: 5 * time.Millisecond, Logger: slog.New(slog.NewTextHandler(l, nil))})
 	if err != nil {
 		t.Fatal(err)
@@ -278,18 +261,18 @@ func TestFilesChange(t *testing.T) {
 
 	key, _ := os.ReadFile(p.Key)
 	m.put(p.Key, []byte("broken"))
-	eventually(t, "it is logged", func() bool { return l.count("level=ERROR") == 1 })
+	eventually(t, "it is logged", func() bool { return l.Count("level=ERROR") == 1 })
 	if !is(second)() {
 		t.Error("with a broken key the old certificate is not shown")
 	}
 	if _, err := f.Prepare(); err == nil || !strings.Contains(err.Error(), "a.key") {
 		t.Errorf("Prepare: got %v, want an error about a.key", err)
 	}
-	if n := l.count("level=ERROR"); n != 1 {
+	if n := l.Count("level=ERROR"); n != 1 {
 		t.Errorf("a broken key was logged %d times, want once: it has not changed", n)
 	}
 	os.Remove(p.Key)
-	eventually(t, "it is logged again", func() bool { return l.count("no such file") == 1 })
+	eventually(t, "it is logged again", func() bool { return l.Count("no such file") == 1 })
 	m.put(p.Key, key)
 	_, third := m.write("a", false, nil, "example.com", "www.example.com")
 	apply, err := f.Prepare()
@@ -300,7 +283,7 @@ func TestFilesChange(t *testing.T) {
 	if !is(third)() || !f.Has("www.example.com") {
 		t.Error("after Prepare the third certificate is not shown")
 	}
-	if strings.Contains(l.buf.String(), "PRIVATE") {
+	if strings.Contains(l.String(), "PRIVATE") {
 		t.Error("a key was logged")
 	}
 }
@@ -316,13 +299,13 @@ func TestExpiryIsLogged(t *testing.T) {
 		c.NotBefore, c.NotAfter = time.Now().Add(-80*24*time.Hour), time.Now().Add(24*time.Hour)
 	}, "b")
 	short, _ := m.write("short", false, ends(6*24*time.Hour), "c") // that long is all it has
-	l := &log{}
+	l := &testlog.Log{}
 	f, err := certs.Open([]certs.Pair{over, soon, short}, certs.Options{Logger: slog.New(slog.NewTextHandler(l, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l.count("has expired") != 1 || l.count("expires soon") != 1 {
-		t.Errorf("got the log %s, want one line for each of two", &l.buf)
+	if l.Count("has expired") != 1 || l.Count("expires soon") != 1 {
+		t.Errorf("got the log %s, want one line for each of two", l)
 	}
 	if !f.Has("a") {
 		t.Error("an expired certificate is not shown: whoever looks at it knows more than from none")

@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -189,6 +188,11 @@ func makeAuthority(certFile, keyFile string) (*tls.Certificate, error) {
 	if err := os.MkdirAll(filepath.Dir(certFile), 0o700); err != nil {
 		return nil, err
 	}
+	for _, file := range []string{keyFile, certFile} { // one may have been left behind without the other
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -201,36 +205,8 @@ func makeAuthority(certFile, keyFile string) (*tls.Certificate, error) {
 	t.Subject = pkix.Name{CommonName: "adit development authority " + host}
 	t.IsCA, t.MaxPathLenZero = true, true
 	t.KeyUsage = x509.KeyUsageCertSign
-	der, err := x509.CreateCertificate(rand.Reader, t, t, &key.PublicKey, key)
-	if err != nil {
-		return nil, err
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	// The key first: an authority without one would have to be removed by hand.
-	if err := writeNew(keyFile, "PRIVATE KEY", keyDER, 0o600); err != nil {
-		return nil, err
-	}
-	if err := writeNew(certFile, "CERTIFICATE", der, 0o644); err != nil {
+	if _, err := certify(t, t, key, key, certFile, keyFile); err != nil {
 		return nil, err
 	}
 	return loadAuthority(certFile, keyFile)
-}
-
-// writeNew writes a file that is not there, or was left behind half done.
-func writeNew(path, kind string, der []byte, mode fs.FileMode) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return err
-	}
-	if err := pem.Encode(f, &pem.Block{Type: kind, Bytes: der}); err != nil {
-		f.Close()
-		return err
-	}
-	return f.Close()
 }

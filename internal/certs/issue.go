@@ -84,6 +84,8 @@ func Issue(caFile, caKeyFile string, l Leaf, certFile, keyFile string) (*x509.Ce
 	return certify(t, ca.Leaf, key, ca.PrivateKey, certFile, keyFile)
 }
 
+// certify has signer sign t for key, and writes both into files that are not
+// there.
 func certify(t, parent *x509.Certificate, key *ecdsa.PrivateKey, signer crypto.PrivateKey, certFile, keyFile string) (*x509.Certificate, error) {
 	der, err := x509.CreateCertificate(rand.Reader, t, parent, &key.PublicKey, signer)
 	if err != nil {
@@ -93,6 +95,7 @@ func certify(t, parent *x509.Certificate, key *ecdsa.PrivateKey, signer crypto.P
 	if err != nil {
 		return nil, err
 	}
+	// The key first: a certificate without one would have to be removed by hand.
 	if err := writeFresh(keyFile, "PRIVATE KEY", keyDER, 0o600); err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"adit/internal/lastcall"
+	"adit/internal/testdir"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -82,17 +83,13 @@ func TestBeginClosesWhatHasNoDeadline(t *testing.T) {
 
 func TestBeginOnASocketOfTheFileSystem(t *testing.T) {
 	t.Parallel()
-	dir, err := os.MkdirTemp("", "adit") // paths of sockets are short
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	l, err := net.Listen("unix", dir+"/s")
+	path := testdir.Short(t) + "/s"
+	l, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	c, err := net.Dial("unix", dir+"/s")
+	c, err := net.Dial("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"adit/internal/sdnotify"
+	"adit/internal/testdir"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -19,12 +20,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // manager listens as a service manager does.
 func manager(t *testing.T) (name string, next func() string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "sd") // short enough for a socket's name
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	name = filepath.Join(dir, "notify")
+	name = filepath.Join(testdir.Short(t), "notify")
 	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)

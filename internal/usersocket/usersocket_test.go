@@ -11,21 +11,11 @@ import (
 
 	"go.uber.org/goleak"
 
+	"adit/internal/testdir"
 	"adit/internal/usersocket"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// folder returns a folder with a short path, as sockets need.
-func folder(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "adit")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
 
 // leave leaves a socket at path that nobody listens on.
 func leave(t *testing.T, path string) {
@@ -66,7 +56,7 @@ func reaches(t *testing.T, path string, ln net.Listener) {
 
 func TestListen(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(folder(t), "s")
+	path := filepath.Join(testdir.Short(t), "s")
 	leave(t, path)
 	ln := mustListen(t, path)
 	reaches(t, path, ln)
@@ -94,7 +84,7 @@ func TestNeverForOthers(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("elsewhere its mode is another one until there is somebody to connect to")
 	}
-	path := filepath.Join(folder(t), "s")
+	path := filepath.Join(testdir.Short(t), "s")
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -127,7 +117,7 @@ func TestOthersKeepTheirs(t *testing.T) {
 	t.Parallel()
 	t.Run("busy", func(t *testing.T) {
 		t.Parallel()
-		path := filepath.Join(folder(t), "s")
+		path := filepath.Join(testdir.Short(t), "s")
 		ln, err := net.Listen("unix", path)
 		if err != nil {
 			t.Fatal(err)
@@ -147,7 +137,7 @@ func TestOthersKeepTheirs(t *testing.T) {
 	})
 	t.Run("datagrams", func(t *testing.T) {
 		t.Parallel()
-		path := filepath.Join(folder(t), "s")
+		path := filepath.Join(testdir.Short(t), "s")
 		pc, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 		if err != nil {
 			t.Skip(err)
@@ -160,7 +150,7 @@ func TestOthersKeepTheirs(t *testing.T) {
 	})
 	t.Run("file", func(t *testing.T) {
 		t.Parallel()
-		path := filepath.Join(folder(t), "s")
+		path := filepath.Join(testdir.Short(t), "s")
 		if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -174,7 +164,7 @@ func TestOthersKeepTheirs(t *testing.T) {
 	})
 	t.Run("dangling link", func(t *testing.T) {
 		t.Parallel()
-		path := filepath.Join(folder(t), "s")
+		path := filepath.Join(testdir.Short(t), "s")
 		if err := os.Symlink("nowhere", path); err != nil {
 			t.Skip(err)
 		}
@@ -188,7 +178,7 @@ func TestOthersKeepTheirs(t *testing.T) {
 // Of many who find a socket that was left behind one gets the path, and keeps it.
 func TestRace(t *testing.T) {
 	t.Parallel()
-	dir := folder(t)
+	dir := testdir.Short(t)
 	path := filepath.Join(dir, "s")
 	for range 20 {
 		leave(t, path)
@@ -221,7 +211,7 @@ func TestRace(t *testing.T) {
 // A listener that ends leaves the socket of who came after it.
 func TestCloseRemovesItsOwn(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(folder(t), "s")
+	path := filepath.Join(testdir.Short(t), "s")
 	first := mustListen(t, path)
 	os.Remove(path) // as an operator may
 	second := mustListen(t, path)

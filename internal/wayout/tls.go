@@ -7,8 +7,8 @@ import (
 	"errors"
 	"net"
 	"strings"
-	"unicode"
 
+	"adit/internal/printable"
 	"adit/internal/undertls"
 )
 
@@ -43,14 +43,5 @@ func issuerOf(c *x509.Certificate) string {
 	if name == "" {
 		name = c.Issuer.String()
 	}
-	name = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) && r != unicode.ReplacementChar {
-			return r
-		}
-		return '?'
-	}, name)
-	if len(name) > maxIssuer {
-		name = strings.ToValidUTF8(name[:maxIssuer], "")
-	}
-	return name
+	return printable.Cut(printable.Text(name), maxIssuer)
 }

@@ -2,10 +2,8 @@ package wsmux
 
 import (
 	"encoding/binary"
-	"strings"
-	"unicode"
-	"unicode/utf8"
 
+	"adit/internal/printable"
 	"adit/tunnel"
 )
 
@@ -45,7 +43,7 @@ func (s *Session) refuseLocked(id uint32, code tunnel.RefuseCode, reason string)
 
 func (s *Session) appendResetLocked(id uint32, code uint16, reason string) {
 	b := binary.LittleEndian.AppendUint16(make([]byte, 0, 2+maxReason), code)
-	b = append(b, cut(reason, maxReason)...)
+	b = append(b, printable.Cut(reason, maxReason)...)
 	s.appendLocked(RST, id, b)
 }
 
@@ -135,23 +133,5 @@ func (s *Session) onRST(id uint32, code uint16, reason string) {
 	st.failRead(err, false)
 }
 
-// cut returns the first n bytes of s, without a part of a character at the end.
-func cut(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
-}
-
-// printable makes text of the other side fit for logs.
-func printable(b []byte) string {
-	return strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, string(b[:min(len(b), maxReason)]))
-}
+// shown makes text of the other side fit for logs.
+func shown(b []byte) string { return printable.Text(string(b[:min(len(b), maxReason)])) }

@@ -277,7 +277,7 @@ func (s *Session) onClose(payload []byte) error {
 	ce := &CloseError{Code: 1005}
 	if len(payload) >= 2 {
 		ce.Code = int(binary.BigEndian.Uint16(payload))
-		ce.Reason = printable(payload[2:])
+		ce.Reason = shown(payload[2:])
 	}
 	code := ce.Code
 	if code == 1005 {
@@ -348,7 +348,7 @@ func (s *Session) endMessage() error {
 		if len(m.arg) < 2 {
 			return &ProtocolError{wsframe.ClosePolicy, badPayload}
 		}
-		s.onRST(m.id, binary.LittleEndian.Uint16(m.arg), printable(m.arg[2:]))
+		s.onRST(m.id, binary.LittleEndian.Uint16(m.arg), shown(m.arg[2:]))
 	}
 	m.got, m.st, m.arg = 0, nil, m.arg[:0]
 	return nil
