@@ -330,9 +330,16 @@ func TestEndFinishesStreams(t *testing.T) {
 	defer up.Close()
 	r := run(t, f.options(agent.Tunnel{ID: "web", Kind: dialect.HTTP, Upstream: upstream(t, up.URL)}))
 	r.until(agent.Connected)
+	f.endDuring(t, r, "/web/", entered, release)
+}
+
+// endDuring asks for a page, ends the agent once that is entered, and wants the
+// agent to stay until it is released and "slow answer" has come.
+func (f *fixture) endDuring(t *testing.T, r *running, path string, entered <-chan struct{}, release chan<- struct{}) {
+	t.Helper()
 	got := make(chan string, 1)
 	go func() {
-		_, _, body := f.get("/web/")
+		_, _, body := f.get(path)
 		got <- body
 	}()
 	<-entered

@@ -75,25 +75,7 @@ func TestHandlerFinishes(t *testing.T) {
 			io.WriteString(w, "slow answer")
 		}))}))
 	r.until(agent.Connected)
-	got := make(chan string, 1)
-	go func() {
-		_, _, body := f.get("/app/")
-		got <- body
-	}()
-	<-entered
-	r.cancel()
-	select {
-	case err := <-r.done:
-		t.Fatalf("Run: %v, with a request under way", err)
-	case <-time.After(200 * time.Millisecond):
-	}
-	close(release)
-	if body := <-got; body != "slow answer" {
-		t.Errorf("answer %q, want the slow one", body)
-	}
-	if err := r.end(); err != nil {
-		t.Errorf("Run: %v, want nil", err)
-	}
+	f.endDuring(t, r, "/app/", entered, release)
 }
 
 // A visitor who leaves ends the context of its request.

@@ -23,12 +23,12 @@ func (binds) Bind(context.Context, dialect.Binding) (dialect.Bound, error) {
 func (binds) Unbind(context.Context, string) error      { return nil }
 func (binds) Refresh(context.Context, auth.Claim) error { return nil }
 
-// TestRefusalCodes opens streams that the agent must refuse, as a server that
-// sees the codes themselves.
-func TestRefusalCodes(t *testing.T) {
-	t.Parallel()
+// bareServer lets every agent in, and bind every name: its answer does not mention
+// the policy.
+func bareServer(t *testing.T) (url string, tunnels <-chan tunnel.Tunnel) {
+	t.Helper()
 	d := native.New(native.Options{})
-	tunnels := make(chan tunnel.Tunnel, 10)
+	came := make(chan tunnel.Tunnel, 10)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		tun, err := d.Accept(w, r, func(context.Context, auth.Claim) (*auth.Identity, error) {
 			return &auth.Identity{Subject: "s"}, nil
@@ -37,11 +37,19 @@ func TestRefusalCodes(t *testing.T) {
 			return
 		}
 		tun.(dialect.Binder).ServeBinds(binds{})
-		tunnels <- tun
+		came <- tun
 	}))
-	defer srv.Close()
+	t.Cleanup(srv.Close)
+	return srv.URL, came
+}
+
+// TestRefusalCodes opens streams that the agent must refuse, as a server that
+// sees the codes themselves.
+func TestRefusalCodes(t *testing.T) {
+	t.Parallel()
+	url, tunnels := bareServer(t)
 	r := run(t, agent.Options{
-		Server: srv.URL,
+		Server: url,
 		Tunnels: []agent.Tunnel{
 			{ID: "closed", Kind: dialect.HTTP, Upstream: upstream(t, "127.0.0.1:1")},
 			{ID: "nosocket", Kind: dialect.HTTP, Upstream: upstream(t, "unix:/nonexistent/app.sock")},
@@ -80,23 +88,11 @@ func TestRefusalCodes(t *testing.T) {
 // the agent ends the session, and does not try again.
 func TestServerWithoutPolicies(t *testing.T) {
 	t.Parallel()
-	d := native.New(native.Options{})
-	tunnels := make(chan tunnel.Tunnel, 10)
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		tun, err := d.Accept(w, r, func(context.Context, auth.Claim) (*auth.Identity, error) {
-			return &auth.Identity{Subject: "s"}, nil
-		})
-		if err != nil {
-			return
-		}
-		tun.(dialect.Binder).ServeBinds(binds{}) // its answer does not mention the policy
-		tunnels <- tun
-	}))
-	defer srv.Close()
+	url, tunnels := bareServer(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	err := agent.Run(ctx, agent.Options{
-		Server: srv.URL,
+		Server: url,
 		Token:  func() (string, error) { return "t", nil },
 		Tunnels: []agent.Tunnel{
 			{ID: "web", Kind: dialect.HTTP, Upstream: upstream(t, "127.0.0.1:1"), Policy: []byte(`{"max_body":1}`)},

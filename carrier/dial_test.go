@@ -11,42 +11,24 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"adit/carrier"
+	"adit/internal/testtcp"
 )
 
 // serveRaw answers each conn with serve, which need not close it, until the
 // test ends. It returns the address.
 func serveRaw(t *testing.T, serve func(c net.Conn)) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer context.AfterFunc(ctx, func() { c.Close() })()
-				defer c.Close()
-				serve(c)
-			})
-		}
+	addr := testtcp.Serve(t, func(c net.Conn) {
+		defer context.AfterFunc(ctx, func() { c.Close() })()
+		serve(c)
 	})
-	t.Cleanup(func() {
-		cancel()
-		ln.Close()
-		wg.Wait()
-	})
-	return ln.Addr().String()
+	t.Cleanup(cancel) // before Serve waits for them
+	return addr
 }
 
 // readHead reads a request's head and returns it.

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"adit/internal/testca"
+	"adit/internal/testtcp"
 )
 
 // A failoverSite is a server with three doors, each with a route whose members
@@ -72,26 +73,11 @@ func (f *failoverSite) write(t *testing.T, name, text string) string {
 // echoOnce answers a line with "hello".
 func echoOnce(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				if _, err := io.ReadFull(c, make([]byte, 2)); err == nil {
-					io.WriteString(c, "hello")
-				}
-			}()
+	return testtcp.Serve(t, func(c net.Conn) {
+		if _, err := io.ReadFull(c, make([]byte, 2)); err == nil {
+			io.WriteString(c, "hello")
 		}
-	}()
-	return ln.Addr().String()
+	})
 }
 
 // agent starts an agent with a tunnel for each door, whose ids end in name.

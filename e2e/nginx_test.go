@@ -16,16 +16,33 @@ import (
 // is PUT there.
 func startNginx(t *testing.T) (addr, root string) {
 	t.Helper()
-	nginx := need(t, "nginx")
-	dir := t.TempDir()
-	root = filepath.Join(dir, "root")
+	root = filepath.Join(t.TempDir(), "root")
 	if err := os.Mkdir(root, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	addr = "127.0.0.1:" + freePort(t)
+	p := nginxWith(t, fmt.Sprintf("client_max_body_size 0; server { listen %s; root %s; dav_methods PUT; }", addr, root), "")
+	waitAccepts(t, p, addr)
+	return addr, root
+}
+
+// nginxWith runs nginx with these servers, in the http and the stream module.
+func nginxWith(t *testing.T, httpServers, streamServers string) *process {
+	t.Helper()
+	nginx := need(t, "nginx")
+	module := "/usr/lib/nginx/modules/ngx_stream_module.so"
+	if _, err := os.Stat(module); err != nil && streamServers != "" {
+		missing(t, "the stream module of nginx")
+	}
+	dir := t.TempDir()
 	user := ""
 	if os.Geteuid() == 0 {
 		user = "user root;"
+	}
+	stream := ""
+	if streamServers != "" {
+		stream = fmt.Sprintf("stream {\n%s\n}\n", streamServers)
+		user += " load_module " + module + ";"
 	}
 	conf := fmt.Sprintf(`%s daemon off; pid %[2]s/pid; error_log stderr error;
 events {}
@@ -33,17 +50,14 @@ http {
 	access_log off; default_type text/plain;
 	client_body_temp_path %[2]s/body; proxy_temp_path %[2]s/proxy; fastcgi_temp_path %[2]s/fastcgi;
 	uwsgi_temp_path %[2]s/uwsgi; scgi_temp_path %[2]s/scgi;
-	client_max_body_size 0;
-	server { listen %[3]s; root %[4]s; dav_methods PUT; }
+%[3]s
 }
-`, user, dir, addr, root)
+%[4]s`, user, dir, httpServers, stream)
 	path := filepath.Join(dir, "nginx.conf")
 	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := start(t, "nginx", exec.Command(nginx, "-e", "stderr", "-c", path))
-	waitAccepts(t, p, addr)
-	return addr, root
+	return start(t, "nginx", exec.Command(nginx, "-e", "stderr", "-c", path))
 }
 
 func writeFile(t *testing.T, path string, size int64) {

@@ -4,49 +4,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"adit/internal/testca"
 )
-
-// nginxWith runs nginx with these servers, in the http and the stream module.
-func nginxWith(t *testing.T, httpServers, streamServers string) *process {
-	t.Helper()
-	nginx := need(t, "nginx")
-	module := "/usr/lib/nginx/modules/ngx_stream_module.so"
-	if _, err := os.Stat(module); err != nil && streamServers != "" {
-		missing(t, "the stream module of nginx")
-	}
-	dir := t.TempDir()
-	user := ""
-	if os.Geteuid() == 0 {
-		user = "user root;"
-	}
-	stream := ""
-	if streamServers != "" {
-		stream = fmt.Sprintf("stream {\n%s\n}\n", streamServers)
-		user += " load_module " + module + ";"
-	}
-	conf := fmt.Sprintf(`%s daemon off; pid %[2]s/pid; error_log stderr error;
-events {}
-http {
-	access_log off; default_type text/plain;
-	client_body_temp_path %[2]s/body; proxy_temp_path %[2]s/proxy; fastcgi_temp_path %[2]s/fastcgi;
-	uwsgi_temp_path %[2]s/uwsgi; scgi_temp_path %[2]s/scgi;
-%[3]s
-}
-%[4]s`, user, dir, httpServers, stream)
-	path := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return start(t, "nginx", exec.Command(nginx, "-e", "stderr", "-c", path))
-}
 
 // nginx as an upstream that wants to know its visitors, and as a load balancer
 // that says who they are.

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -46,7 +45,6 @@ func documentedNginx(t *testing.T, port, server string) (ca string) {
 // nginxOf is documentedNginx with the configuration of another page.
 func nginxOf(t *testing.T, name, port, server string) (ca string) {
 	t.Helper()
-	nginx := need(t, "nginx")
 	page, err := os.ReadFile(filepath.Join("../docs", name))
 	if err != nil {
 		t.Fatal(err)
@@ -63,24 +61,7 @@ func nginxOf(t *testing.T, name, port, server string) (ca string) {
 		"/etc/ssl/tunnel.example.com.key", key,
 		"http://127.0.0.1:8080", "http://"+server,
 	).Replace(string(m[1]))
-	user := ""
-	if os.Geteuid() == 0 {
-		user = "user root;"
-	}
-	conf := fmt.Sprintf(`%s daemon off; pid %[2]s/pid; error_log stderr error;
-events {}
-http {
-	access_log off;
-	client_body_temp_path %[2]s/body; proxy_temp_path %[2]s/proxy; fastcgi_temp_path %[2]s/fastcgi;
-	uwsgi_temp_path %[2]s/uwsgi; scgi_temp_path %[2]s/scgi;
-%[3]s
-}
-`, user, dir, site)
-	path := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	p := start(t, "nginx", exec.Command(nginx, "-e", "stderr", "-c", path))
+	p := nginxWith(t, site, "")
 	waitAccepts(t, p, "127.0.0.1:"+port)
 	return ca
 }

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -61,7 +60,7 @@ func nginxBlocks(t *testing.T, page string) []string {
 // tunnels, callers, streams and large bodies.
 func TestWstunnelBehindNginx(t *testing.T) {
 	t.Parallel()
-	nginx, curl := need(t, "nginx"), need(t, "curl")
+	curl := need(t, "curl")
 	addr, client := startWstunnel(t)
 	blocks := nginxBlocks(t, "../docs/dialects/wstunnel.md")
 	if len(blocks) != 2 {
@@ -70,25 +69,8 @@ func TestWstunnelBehindNginx(t *testing.T) {
 	dir := t.TempDir()
 	cert, key, ca := certificate(t, dir)
 	front := freePort(t)
-	user := ""
-	if os.Geteuid() == 0 {
-		user = "user root;"
-	}
-	conf := fmt.Sprintf(`%s daemon off; pid %[2]s/pid; error_log stderr error;
-events {}
-http {
-	access_log off;
-	client_body_temp_path %[2]s/body; proxy_temp_path %[2]s/proxy; fastcgi_temp_path %[2]s/fastcgi;
-	uwsgi_temp_path %[2]s/uwsgi; scgi_temp_path %[2]s/scgi;
-	%[3]s
-	server { listen 127.0.0.1:%[4]s ssl; ssl_certificate %[5]s; ssl_certificate_key %[6]s; %[7]s }
-}
-`, user, dir, blocks[1], front, cert, key, strings.Replace(blocks[0], "127.0.0.1:8080", addr, 1))
-	path := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	waitAccepts(t, start(t, "nginx", exec.Command(nginx, "-e", "stderr", "-c", path)), "127.0.0.1:"+front)
+	waitAccepts(t, nginxWith(t, fmt.Sprintf("%s\nserver { listen 127.0.0.1:%s ssl; ssl_certificate %s; ssl_certificate_key %s; %s }",
+		blocks[1], front, cert, key, strings.Replace(blocks[0], "127.0.0.1:8080", addr, 1)), ""), "127.0.0.1:"+front)
 	upstream, _ := startNginx(t)
 	const size = 5<<20 + 17
 	file := filepath.Join(dir, "file")

@@ -15,6 +15,7 @@ import (
 	"adit/auth"
 	"adit/dialect"
 	"adit/dialect/native"
+	"adit/internal/testtcp"
 	"adit/server"
 	"adit/tunnel"
 )
@@ -54,23 +55,10 @@ func echoAt(t *testing.T, network, addr string) net.Addr {
 	if err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			c.SetDeadline(time.Now().Add(patience))
-			line, _ := bufio.NewReader(c).ReadString('\n')
-			io.WriteString(c, line)
-			c.Close()
-		}
-	}()
-	t.Cleanup(func() {
-		ln.Close()
-		<-done
+	testtcp.ServeInTurnOn(t, ln, func(c net.Conn) {
+		c.SetDeadline(time.Now().Add(patience))
+		line, _ := bufio.NewReader(c).ReadString('\n')
+		io.WriteString(c, line)
 	})
 	return ln.Addr()
 }

@@ -18,44 +18,29 @@ import (
 	"adit/ingress"
 	"adit/internal/testca"
 	"adit/internal/testport"
+	"adit/internal/testtcp"
 	"adit/server"
 )
 
 // loadBalancer passes conns on to addr, each with that at its start.
 func loadBalancer(t *testing.T, addr, header string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			near, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer near.Close()
-				far, err := net.Dial("tcp", addr)
-				if err != nil {
-					return
-				}
-				defer far.Close()
-				io.WriteString(far, header)
-				wg.Go(func() {
-					io.Copy(far, near)
-					far.(*net.TCPConn).CloseWrite()
-				})
-				io.Copy(near, far)
-			})
+	return testtcp.Serve(t, func(near net.Conn) {
+		far, err := net.Dial("tcp", addr)
+		if err != nil {
+			return
 		}
+		defer far.Close()
+		io.WriteString(far, header)
+		var up sync.WaitGroup
+		defer up.Wait()
+		up.Go(func() {
+			io.Copy(far, near)
+			far.(*net.TCPConn).CloseWrite()
+		})
+		io.Copy(near, far)
+		near.Close() // ends the copy up
 	})
-	t.Cleanup(func() {
-		l.Close()
-		wg.Wait()
-	})
-	return l.Addr().String()
 }
 
 // The address in a header of the PROXY protocol is that of the visitor

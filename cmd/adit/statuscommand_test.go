@@ -15,6 +15,7 @@ import (
 
 	"adit/internal/screen"
 	"adit/internal/testdir"
+	"adit/internal/testtcp"
 )
 
 func TestStatusOfAgents(t *testing.T) {
@@ -92,19 +93,7 @@ func TestStatusDistrusts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		done := make(chan struct{})
-		t.Cleanup(func() { ln.Close(); <-done })
-		go func() {
-			defer close(done)
-			for {
-				c, err := ln.Accept()
-				if err != nil {
-					return
-				}
-				c.Write([]byte(say))
-				c.Close()
-			}
-		}()
+		testtcp.ServeInTurnOn(t, ln, func(c net.Conn) { c.Write([]byte(say)) })
 	}
 	code, out, _ := call(t, []string{"XDG_RUNTIME_DIR=" + dir}, "status")
 	if code != exitDone || strings.ContainsAny(out, "\x1b\x07") || strings.Count(out, "process") != 1 {

@@ -16,32 +16,45 @@ import (
 // returned for all of them by then. The conn is closed after f.
 func Serve(t testing.TB, f func(net.Conn)) (addr string) {
 	t.Helper()
+	return ServeOn(t, listen(t), f)
+}
+
+// ServeOn is Serve at ln, which it closes.
+func ServeOn(t testing.TB, ln net.Listener, f func(net.Conn)) (addr string) {
 	var conns sync.WaitGroup
-	addr = listen(t, func(c net.Conn) {
+	return take(t, ln, func(c net.Conn) {
 		conns.Go(func() {
 			defer c.Close()
 			f(c)
 		})
 	}, conns.Wait)
-	return addr
 }
 
 // ServeInTurn is Serve, but of one conn after the other.
 func ServeInTurn(t testing.TB, f func(net.Conn)) (addr string) {
 	t.Helper()
-	return listen(t, func(c net.Conn) {
+	return ServeInTurnOn(t, listen(t), f)
+}
+
+// ServeInTurnOn is ServeInTurn at ln, which it closes.
+func ServeInTurnOn(t testing.TB, ln net.Listener, f func(net.Conn)) (addr string) {
+	return take(t, ln, func(c net.Conn) {
 		defer c.Close()
 		f(c)
 	}, func() {})
 }
 
-// listen calls take with each conn, and end when no more come.
-func listen(t testing.TB, take func(net.Conn), end func()) (addr string) {
+func listen(t testing.TB) net.Listener {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	return ln
+}
+
+// take calls one with each conn, and end when no more come.
+func take(t testing.TB, ln net.Listener, one func(net.Conn), end func()) (addr string) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -50,7 +63,7 @@ func listen(t testing.TB, take func(net.Conn), end func()) (addr string) {
 			if err != nil {
 				return
 			}
-			take(c)
+			one(c)
 		}
 	}()
 	t.Cleanup(func() {
@@ -67,10 +80,7 @@ func Echo(c net.Conn) { io.Copy(c, c) }
 // Pair returns both ends of a connection, which the test closes at its end.
 func Pair(t testing.TB) (a, b *net.TCPConn) {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	ln := listen(t)
 	defer ln.Close()
 	near, err := net.Dial("tcp", ln.Addr().String())
 	if err != nil {
