@@ -205,9 +205,9 @@ func NextToken(list []byte) (token, rest []byte) {
 	return trim(list), nil
 }
 
-// HasToken reports whether a comma-separated list has that element, which is
+// hasToken reports whether a comma-separated list has that element, which is
 // given in lower case.
-func HasToken(list []byte, token string) bool {
+func hasToken(list []byte, token string) bool {
 	for list != nil {
 		var t []byte
 		if t, list = NextToken(list); EqualFold(t, token) {

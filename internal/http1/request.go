@@ -112,7 +112,7 @@ func (r *Request) interpret(conn connection) error {
 			}
 			r.Expect100 = r.Minor == 1
 		case TE:
-			r.Trailers = r.Trailers || HasToken(f.Value, "trailers")
+			r.Trailers = r.Trailers || hasToken(f.Value, "trailers")
 		case Accept:
 			if r.Accept == nil {
 				r.Accept = f.Value
@@ -144,7 +144,7 @@ func (r *Request) interpret(conn connection) error {
 	}
 	r.KeepAlive = !conn.close && (r.Minor == 1 || conn.keepAlive)
 	if r.Minor == 1 && conn.upgrade && upgrades == 1 && len(upgrade) > 0 &&
-		r.Framing == NoBody && !HasToken(upgrade, "h2c") {
+		r.Framing == NoBody && !hasToken(upgrade, "h2c") {
 		r.Upgrade = upgrade
 	}
 	r.Expect100 = r.Expect100 && r.Framing != NoBody

@@ -51,9 +51,6 @@ func New(getenv func(string) string) *Notifier {
 // Ready says that the process does its work, and what that is.
 func (n *Notifier) Ready(status string) { n.send("READY=1\n" + line(status)) }
 
-// Status says what the process does.
-func (n *Notifier) Status(status string) { n.send(line(status)) }
-
 // Stopping says that the process is about to end.
 func (n *Notifier) Stopping() { n.send("STOPPING=1\n") }
 

@@ -51,7 +51,7 @@ func TestNotify(t *testing.T) {
 		want string
 	}{
 		{func() { n.Ready("listening on :8080") }, "READY=1\nSTATUS=listening on :8080\n"},
-		{func() { n.Status("two\nlines") }, "STATUS=two lines\n"},
+		{func() { n.Ready("two\nlines") }, "READY=1\nSTATUS=two lines\n"},
 		{n.Stopping, "STOPPING=1\n"},
 	} {
 		tt.send()

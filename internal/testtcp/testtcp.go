@@ -16,13 +16,8 @@ import (
 // returned for all of them by then. The conn is closed after f.
 func Serve(t testing.TB, f func(net.Conn)) (addr string) {
 	t.Helper()
-	return ServeOn(t, listen(t), f)
-}
-
-// ServeOn is Serve at ln, which it closes.
-func ServeOn(t testing.TB, ln net.Listener, f func(net.Conn)) (addr string) {
 	var conns sync.WaitGroup
-	return take(t, ln, func(c net.Conn) {
+	return take(t, listen(t), func(c net.Conn) {
 		conns.Go(func() {
 			defer c.Close()
 			f(c)

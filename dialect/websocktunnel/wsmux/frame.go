@@ -1,7 +1,6 @@
 package wsmux
 
 import (
-	"encoding/binary"
 	"fmt"
 )
 
@@ -33,13 +32,6 @@ const (
 	maxReason = 256 // bytes of the reason in RST
 	maxCredit = 1<<63 - 1<<33
 )
-
-// AppendFrame appends a frame, which is the payload of one message.
-func AppendFrame(b []byte, t Type, stream uint32, payload []byte) []byte {
-	b = append(b, byte(t))
-	b = binary.LittleEndian.AppendUint32(b, stream)
-	return append(b, payload...)
-}
 
 // A ProtocolError is what the other side did wrong. It ends the session with
 // close code 1008, or 1002 where WebSocket itself was broken.
