@@ -87,7 +87,8 @@ func TestOperateWithCurl(t *testing.T) {
 // A server that is told to stop says so before it does, and is whole until then.
 func TestReadinessGoesFirst(t *testing.T) {
 	t.Parallel()
-	s := startServer(t, "--drain-delay", "2s")
+	const delay = 5 * time.Second // within which all is asked
+	s := startServer(t, "--drain-delay", delay.String())
 	s.agent(t, "http", upstream(t, hello), "--id", "web")
 	s.waitTunnel(t, "web")
 	visitor := s.visitor(t)
@@ -102,7 +103,7 @@ func TestReadinessGoesFirst(t *testing.T) {
 	if err := syscall.Kill(s.pid, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the server says that it is not ready", 2*time.Second, func(context.Context) error {
+	eventually(t, "the server says that it is not ready", delay, func(context.Context) error {
 		if got, err := status("/_adit/readyz"); err != nil || got != http.StatusServiceUnavailable {
 			return fmt.Errorf("got %d, %w", got, err)
 		}

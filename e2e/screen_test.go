@@ -167,8 +167,8 @@ func TestScreen(t *testing.T) {
 
 	term.run("send-keys", "C-c")
 	term.until(`^● stopped$`)
-	term.until(`^\$$`) // what is typed before the shell is back may be lost
-	term.line("stty -a | tr ' ' '\n' | grep -x echo")
+	term.until(`^\$$`)                                // what is typed before the shell is back may be lost
+	term.line(`stty -a | tr ' ' '\n' | grep -x echo`) // one line: a second prompt could stand before what is printed
 	term.until(`^echo$`)
 	if text := term.history(); !strings.Contains(text, s.hostURL("web")) || !strings.Contains(text, "/some/page") || !strings.Contains(text, "still here") {
 		t.Errorf("want what matters to stay:\n%s", text)

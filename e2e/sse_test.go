@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -21,6 +23,7 @@ func TestServerSentEventsArriveOneByOne(t *testing.T) {
 		lasts = 90 * time.Second
 	}
 	events := int(lasts / every)
+	seen := make(chan struct{}, events) // by the visitor
 	addr := upstream(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/events" {
 			return
@@ -31,6 +34,11 @@ func TestServerSentEventsArriveOneByOne(t *testing.T) {
 		for range events {
 			fmt.Fprintf(w, "data: %d\n\n", time.Now().UnixNano())
 			http.NewResponseController(w).Flush()
+			select { // the next is not sent before this one has arrived
+			case <-seen:
+			case <-r.Context().Done():
+				return
+			}
 			select {
 			case <-tick.C:
 			case <-r.Context().Done():
@@ -39,7 +47,9 @@ func TestServerSentEventsArriveOneByOne(t *testing.T) {
 		}
 	})
 	s, _ := startHTTP(t, addr)
-	req, err := http.NewRequestWithContext(t.Context(), "GET", s.hostURL("web")+"/events", nil)
+	ctx, cancel := context.WithTimeout(t.Context(), lasts+30*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, "GET", s.hostURL("web")+"/events", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +58,7 @@ func TestServerSentEventsArriveOneByOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	got, slowest := 0, time.Duration(0)
+	var took []time.Duration
 	lines := bufio.NewScanner(resp.Body)
 	for lines.Scan() {
 		text, ok := strings.CutPrefix(lines.Text(), "data: ")
@@ -57,19 +67,23 @@ func TestServerSentEventsArriveOneByOne(t *testing.T) {
 		}
 		sent, err := strconv.ParseInt(text, 10, 64)
 		if err != nil {
-			t.Fatalf("event %d: %v", got, err)
+			t.Fatalf("event %d: %v", len(took), err)
 		}
-		got++
-		slowest = max(slowest, time.Since(time.Unix(0, sent)))
+		took = append(took, time.Since(time.Unix(0, sent)))
+		select {
+		case seen <- struct{}{}:
+		default: // there are more than were sent
+		}
 	}
 	if err := lines.Err(); err != nil {
-		t.Errorf("after %d events: %v", got, err)
+		t.Errorf("after %d events: %v", len(took), err)
 	}
-	if got != events {
-		t.Errorf("got %d events, want %d", got, events)
+	if len(took) != events {
+		t.Fatalf("got %d events, want %d, each before the next is sent", len(took), events)
 	}
-	if slowest > every {
-		t.Errorf("an event took %s, want at most %s, when the next is sent", slowest, every)
+	slices.Sort(took) // a busy machine holds up some of them
+	if most := took[events/2]; most > every/2 {
+		t.Errorf("half of the events took %s and more, want at most %s", most, every/2)
 	}
-	t.Logf("%d events in %s, the slowest took %s", got, lasts, slowest)
+	t.Logf("%d events in %s, the slowest took %s", events, lasts, took[events-1])
 }

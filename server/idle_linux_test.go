@@ -47,7 +47,7 @@ func TestIdleAgentsTakeLittle(t *testing.T) {
 		name   string
 		change func(*server.Options)
 		url    func(f *fixture) string
-		limit  uint64 // bytes for each agent
+		limit  int64 // bytes for each agent
 	}{
 		{"plain", nil, func(f *fixture) string { return "ws://" + f.Addr().String() }, 6 << 10},
 		{"TLS", withTLS(t, testca.New(t)), func(f *fixture) string { return "wss://" + f.TLSAddr().String() }, 13 << 10},
@@ -110,13 +110,13 @@ func idleAgents(t *testing.T, url, secret, name string, count int) {
 }
 
 // idleMemory returns the bytes of live objects and of stacks.
-func idleMemory(t *testing.T) uint64 {
+func idleMemory(t *testing.T) int64 {
 	t.Helper()
 	runtime.GC()
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return m.HeapAlloc + m.StackInuse
+	return int64(m.HeapAlloc + m.StackInuse)
 }
 
 // playIdleAgents connects agents that bind a name each, until standard input

@@ -104,7 +104,7 @@ func TestReceiveLimit(t *testing.T) {
 // TestSmallPieces sends a window of single bytes, as DATA of their own and from
 // many streams: memory stays in proportion.
 func TestSmallPieces(t *testing.T) {
-	t.Parallel()
+	// Not parallel: it measures the memory of the process.
 	p, s := acceptRaw(t, session.NewAcceptor(nil))
 	const streams, pieces = 100, 2000
 	go func() {
