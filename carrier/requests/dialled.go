@@ -222,8 +222,9 @@ func (c *Conn) tryUp(number, position uint64, size int, buf *buffer) error {
 	return nil
 }
 
-// Close ends the conn, when the other side has what was written, but after half
-// a second at most.
+// Close ends the conn, when the other side has what was written, or has taken
+// none of it for half a second. A window of it takes some requests, and so Close
+// some seconds at most.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	first := c.closeLocked()
@@ -234,8 +235,12 @@ func (c *Conn) Close() error {
 			c.breakLocked(errors.New("closed"))
 		})
 		defer late.Stop()
-		for c.err == nil && (c.ups > 0 || c.out.end > c.out.base) {
+		for left := c.leftLocked(); c.err == nil && (c.ups > 0 || c.out.end > c.out.base); {
 			c.writable.Wait()
+			if now := c.leftLocked(); now < left {
+				left = now
+				late.Reset(closeGrace)
+			}
 		}
 		if c.err == nil {
 			h := head{op: opEnd, received: c.in.next, position: c.out.end}
@@ -252,6 +257,9 @@ func (c *Conn) Close() error {
 	}
 	return nil
 }
+
+// leftLocked returns how many bytes the other side is not known to have.
+func (c *Conn) leftLocked() int { return int(c.out.end-c.out.base) + c.flying }
 
 // end tells the server that nothing follows.
 func (c *Conn) end(h head) {
