@@ -36,6 +36,7 @@ func TestHostileNetworks(t *testing.T) {
 		status  Status // of the whole
 		says    string // in the first finding
 		through string // carriers that work
+		tries   int    // of which one has to say so, where a busy machine can look like a slow network; 0 means 1
 	}{
 		{name: "strips Upgrade", server: func(t *testing.T) Options {
 			return Options{Server: "ws://" + hostile.NewStripper(t, plain(t))}
@@ -48,13 +49,13 @@ func TestHostileNetworks(t *testing.T) {
 		}, code: "buffering", status: Warning, says: "--carrier poll", through: "poll"},
 		{name: "kills connections", server: func(t *testing.T) Options {
 			return Options{Server: "ws://" + hostile.NewKiller(t, plain(t), 5*time.Second), held: quickHold}
-		}, code: "lifetime", status: Warning, says: "after 5", through: "websocket stream poll"},
+		}, code: "lifetime", status: Warning, says: "after 5", through: "websocket stream poll", tries: 3},
 		{name: "repeats requests", server: func(t *testing.T) Options {
 			return Options{Server: "ws://" + hostile.NewRepeater(t, plain(t))}
 		}, code: "duplicates", status: Warning, says: "a second time", through: "stream poll"},
 		{name: "delays", server: func(t *testing.T) Options {
 			return Options{Server: "ws://" + hostile.NewDelay(t, plain(t), 300*time.Millisecond)}
-		}, code: "slow", status: Warning, says: "holds everything back", through: "websocket stream poll"},
+		}, code: "slow", status: Warning, says: "holds everything back", through: "websocket stream poll", tries: 3},
 		{name: "wants NTLM", server: func(t *testing.T) Options {
 			p := hostile.NewProxy(t, hostile.ProxyOptions{Login: hostile.NTLM("NTLM", "CORP", "me", "secret")})
 			return through(p, Options{Server: "ws://" + plain(t)}, nil)
@@ -84,18 +85,21 @@ func TestHostileNetworks(t *testing.T) {
 			if opts.held == 0 {
 				opts.held = 500 * time.Millisecond
 			}
-			began := time.Now()
-			r, err := Examine(t.Context(), opts)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if took := time.Since(began); took > 30*time.Second {
-				t.Errorf("it took %v, want less than 30 s", took)
-			}
+			var r *Report
 			code, says := "", ""
-			if len(r.Findings) > 0 {
-				f := r.Findings[0]
-				code, says = f.Code, f.Culprit+" "+f.Remedy
+			for try := 0; try == 0 || try < tt.tries && (code != tt.code || !strings.Contains(says, tt.says)); try++ {
+				began := time.Now()
+				var err error
+				if r, err = Examine(t.Context(), opts); err != nil {
+					t.Fatal(err)
+				}
+				if took := time.Since(began); took > 30*time.Second {
+					t.Errorf("it took %v, want less than 30 s", took)
+				}
+				if len(r.Findings) > 0 {
+					f := r.Findings[0]
+					code, says = f.Code, f.Culprit+" "+f.Remedy
+				}
 			}
 			if code != tt.code || !strings.Contains(says, tt.says) || r.Status != tt.status {
 				t.Errorf("the culprit is %q, %q, and all is %s; want %q, %q, %s", code, says, r.Status, tt.code, tt.says, tt.status)
