@@ -33,6 +33,10 @@ func login(t testing.TB, user, password string, cost int) Login {
 
 func TestLogin(t *testing.T) {
 	t.Parallel()
+	synctest.Test(t, takeLogins) // nobody waits for too long for a turn at hashing
+}
+
+func takeLogins(t *testing.T) {
 	long := strings.Repeat("p", 72)
 	p := Policy{BasicAuth: []Login{
 		login(t, "alice", "open sesame", 4),
@@ -134,10 +138,10 @@ func TestPassAuthorization(t *testing.T) {
 // Who guesses is slowed down, and nobody else.
 func TestWrongLoginsAreLimited(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, wrongLoginsAreLimited) // on a clock that does not count how long hashing takes
+	synctest.Test(t, limitWrongLogins) // on a clock that does not count how long hashing takes
 }
 
-func wrongLoginsAreLimited(t *testing.T) {
+func limitWrongLogins(t *testing.T) {
 	g := guard(t, Policy{BasicAuth: []Login{login(t, "alice", "open sesame", 4)}})
 	good := request("Authorization", basic("alice", "open sesame"))
 	if got := admit(t, g, good); got != "" {
