@@ -30,7 +30,7 @@ func TestRequestsInHostileNetworks(t *testing.T) {
 		{"buffer of 64 KiB", func(t *testing.T, s string) string { return hostile.NewBuffer(t, s, 64<<10) }, poll, 10 << 20},
 		{"buffer to the end", func(t *testing.T, s string) string { return hostile.NewBuffer(t, s, 0) }, poll, 10 << 20},
 		{"text alone", func(t *testing.T, s string) string { return hostile.NewTextOnly(t, s) }, both, 10 << 20},
-		{"short connections", func(t *testing.T, s string) string { return hostile.NewKiller(t, s, 150*time.Millisecond) }, both, 10 << 20},
+		{"short connections", func(t *testing.T, s string) string { return hostile.NewCutter(t, s, 3<<20) }, both, 10 << 20},
 		{"repeats", func(t *testing.T, s string) string { return hostile.NewRepeater(t, s) }, both, 3 << 20},
 		{"delay", func(t *testing.T, s string) string { return hostile.NewDelay(t, s, 100*time.Millisecond) }, both, 3 << 20},
 		{"HTTP 1.0", func(t *testing.T, s string) string { return hostile.NewHTTP10(t, s) }, poll, 10 << 20},
