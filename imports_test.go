@@ -43,11 +43,10 @@ var allowed = []struct {
 	{"forward/tcpws", []string{"internal/..."}},
 	{"forward", []string{"tunnel", "auth", "internal/..."}},
 	{"agent", []string{"tunnel", "dialect", "dialect/...", "forward", "internal/..."}},
-	{"cluster", []string{"tunnel", "route", "session", "internal/..."}},
-	{"admin", []string{"tunnel", "auth", "route", "cluster", "internal/..."}},
+	{"admin", []string{"tunnel", "auth", "route", "internal/..."}},
 	{"server", []string{
 		"tunnel", "internal/...", "session", "carrier", "carrier/...", "doctor", "auth", "dialect", "dialect/...",
-		"route", "policy", "ingress", "forward", "cluster", "admin",
+		"route", "policy", "ingress", "forward", "admin",
 	}},
 	{"metrics", []string{"tunnel", "session", "ingress", "accesslog", "tracing", "agent", "server"}},
 	{"adit", []string{"tunnel", "internal/...", "auth", "dialect", "dialect/...", "policy", "forward", "agent"}},
