@@ -150,12 +150,7 @@ func (st *Stream) flush() {
 // Accept returns the next stream that the other side opened. Its error is why
 // the session ended, or ctx's.
 func (s *Session) Accept(ctx context.Context) (*Stream, error) {
-	stop := context.AfterFunc(ctx, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.cond.Broadcast()
-	})
-	defer stop()
+	defer s.wakeAfter(ctx, &s.cond)()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for len(s.acceptq) == 0 {
@@ -173,6 +168,16 @@ func (s *Session) Accept(ctx context.Context) (*Stream, error) {
 		s.acceptq = nil
 	}
 	return st, nil
+}
+
+// wakeAfter has cond, which is of mu, wake all who wait when ctx ends, unless stop
+// is called before.
+func (s *Session) wakeAfter(ctx context.Context, cond *sync.Cond) (stop func() bool) {
+	return context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		cond.Broadcast()
+	})
 }
 
 // Meta returns what the other side said when it opened the stream. The caller
@@ -305,12 +310,7 @@ func (s *Session) forgetLocked(st *Stream) {
 func (st *Stream) WaitAccepted(ctx context.Context) error {
 	s := st.s
 	st.flush()
-	stop := context.AfterFunc(ctx, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		st.wcond.Broadcast()
-	})
-	defer stop()
+	defer s.wakeAfter(ctx, &st.wcond)()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for !st.accepted {
@@ -335,12 +335,7 @@ func (st *Stream) WaitAccepted(ctx context.Context) error {
 // meanwhile is kept.
 func (st *Stream) WaitGivenUp(ctx context.Context) error {
 	s := st.s
-	stop := context.AfterFunc(ctx, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		st.wcond.Broadcast()
-	})
-	defer stop()
+	defer s.wakeAfter(ctx, &st.wcond)()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for ctx.Err() == nil {

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"adit/internal/testca"
+	"adit/internal/testraw"
 )
 
 // tunnelToken signs a token for an ID with one of the secrets of
@@ -65,45 +66,10 @@ func askRaw(t *testing.T, port, request string) string {
 	return askOn(t, conn, request)
 }
 
+// askOn is askRaw on a conn, which stays open.
 func askOn(t *testing.T, conn net.Conn, request string) string {
 	t.Helper()
-	conn.SetDeadline(time.Now().Add(patience))
-	if _, err := io.WriteString(conn, request); err != nil {
-		t.Fatal(err)
-	}
-	r := bufio.NewReader(conn)
-	var b strings.Builder
-	length := 0
-	for {
-		line, err := r.ReadString('\n')
-		if err != nil {
-			t.Fatalf("%q: after %q: %v", request, b.String(), err)
-		}
-		if !strings.HasPrefix(line, "Date: ") {
-			b.WriteString(line)
-		}
-		fmt.Sscanf(line, "Content-Length: %d", &length)
-		if line == "\r\n" {
-			break
-		}
-	}
-	if !strings.HasPrefix(request, "HEAD ") {
-		body := make([]byte, length)
-		if _, err := io.ReadFull(r, body); err != nil {
-			t.Fatal(err)
-		}
-		b.Write(body)
-	}
-	return b.String()
-}
-
-// latin1 returns the bytes that a vector's text stands for.
-func latin1(s string) string {
-	var b []byte
-	for _, r := range s {
-		b = append(b, byte(r))
-	}
-	return string(b)
+	return testraw.Dateless(testraw.Ask(t, conn, bufio.NewReader(conn), request))
 }
 
 // What the originals answer to requests that reach no client, byte by byte.
@@ -120,7 +86,7 @@ func TestWebsocktunnelVectors(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, v := range vectors {
-			request, want := latin1(v.Request), latin1(v.Response)
+			request, want := testraw.Bytes(v.Request), testraw.Bytes(v.Response)
 			switch v.Name {
 			case "version without the version file":
 				// The original answers twice in one body.

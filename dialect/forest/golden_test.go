@@ -392,6 +392,35 @@ func listenLocal(t *testing.T, handle func(net.Conn)) string {
 // An exchange is a recorded request and its answer.
 type exchange struct{ Name, Request, Response string }
 
+// exchanges reads a recording. replace are texts in it and what stands there
+// instead, as for strings.NewReplacer.
+func exchanges(t *testing.T, file string, replace ...string) (all []exchange) {
+	t.Helper()
+	b, err := os.ReadFile("testdata/" + file + ".json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal([]byte(strings.NewReplacer(replace...).Replace(string(b))), &all); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// play sends the request, wants the answer and closes conn.
+func (x *exchange) play(t *testing.T, conn net.Conn) {
+	t.Helper()
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	io.WriteString(conn, x.Request)
+	got, err := io.ReadAll(conn)
+	conn.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if g, w := stable(string(got)), stable(x.Response); g != w {
+		t.Errorf("%s: got %q, want %q", x.Name, g, w)
+	}
+}
+
 // TestGoldenManagement asks what the original was asked, as far as it needs no
 // certificates.
 func TestGoldenManagement(t *testing.T) {
@@ -407,15 +436,7 @@ func TestGoldenManagement(t *testing.T) {
 		t.Run(tt.file, func(t *testing.T) {
 			t.Parallel()
 			_, addr := startServer(t, tt.config)
-			b, err := os.ReadFile("testdata/" + tt.file + ".json")
-			if err != nil {
-				t.Fatal(err)
-			}
-			var all []exchange
-			if err := json.Unmarshal(b, &all); err != nil {
-				t.Fatal(err)
-			}
-			for _, x := range all {
+			for _, x := range exchanges(t, tt.file) {
 				if skipped(x.Name, tt.skip) {
 					continue
 				}
@@ -423,16 +444,7 @@ func TestGoldenManagement(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				conn.SetDeadline(time.Now().Add(10 * time.Second))
-				io.WriteString(conn, x.Request)
-				got, err := io.ReadAll(conn)
-				conn.Close()
-				if err != nil {
-					t.Fatal(err)
-				}
-				if g, w := stable(string(got)), stable(x.Response); g != w {
-					t.Errorf("%s: got %q, want %q", x.Name, g, w)
-				}
+				x.play(t, conn)
 			}
 		})
 	}

@@ -103,23 +103,15 @@ func TestGoldenManagementTLS(t *testing.T) {
 		t.Run(tt.file, func(t *testing.T) {
 			t.Parallel()
 			s := startSecure(t, tt.config)
-			b, err := os.ReadFile("testdata/" + tt.file + ".json")
-			if err != nil {
-				t.Fatal(err)
-			}
 			_, taken, _ := net.SplitHostPort(listenAll(t).Addr().String())
-			text := strings.ReplaceAll(string(b), tt.taken, taken)
+			replace := []string{tt.taken, taken}
 			for _, p := range tt.free {
-				text = strings.ReplaceAll(text, p, fmt.Sprint(testport.One(t)))
-			}
-			var all []exchange
-			if err := json.Unmarshal([]byte(text), &all); err != nil {
-				t.Fatal(err)
+				replace = append(replace, p, fmt.Sprint(testport.One(t)))
 			}
 			var leave func()
 			var silent sync.WaitGroup
 			defer silent.Wait()
-			for _, x := range all {
+			for _, x := range exchanges(t, tt.file, replace...) {
 				cert, addr := "client", s.addr[len(s.addr)-1]
 				switch x.Name {
 				case "clients-one":
@@ -203,21 +195,13 @@ func TestGoldenAdmin(t *testing.T) {
 	_, changed := s.agents.pick(nil)
 	a := runAgent(t, c)
 	<-changed
-	b, err := os.ReadFile("testdata/admin-socket-single-port.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []exchange
-	if err := json.Unmarshal([]byte(strings.ReplaceAll(string(b), "36635", fmt.Sprint(testport.One(t)))), &all); err != nil {
-		t.Fatal(err)
-	}
 	services := func() int {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		return len(a.services)
 	}
 	after := map[string]int{"liveconfig-ok": 1, "liveconfig-refused-by-server": 1, "liveconfig-without-service-map": 0}
-	for _, x := range all {
+	for _, x := range exchanges(t, "admin-socket-single-port", "36635", fmt.Sprint(testport.One(t))) {
 		if x.Name == "liveconfig-server-down" {
 			s.stop()
 		}
@@ -225,16 +209,7 @@ func TestGoldenAdmin(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn.SetDeadline(time.Now().Add(20 * time.Second))
-		io.WriteString(conn, x.Request)
-		got, err := io.ReadAll(conn)
-		conn.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if g, w := stable(string(got)), stable(x.Response); g != w {
-			t.Errorf("%s: got %q, want %q", x.Name, g, w)
-		}
+		x.play(t, conn)
 		if want, ok := after[x.Name]; ok && services() != want {
 			t.Errorf("%s: the agent knows %d services, want %d", x.Name, services(), want)
 		}

@@ -18,6 +18,7 @@ import (
 
 	"adit/dialect/websocktunnel"
 	"adit/internal/memnet"
+	"adit/internal/testraw"
 	"adit/internal/wsframe"
 	"adit/tunnel"
 )
@@ -38,7 +39,7 @@ func FuzzRegistration(f *testing.F) {
 			f.Fatal(err)
 		}
 		for _, v := range vectors {
-			f.Add([]byte(latin1(v.Request)))
+			f.Add([]byte(testraw.Bytes(v.Request)))
 		}
 	}
 	d := websocktunnel.New(websocktunnel.Options{Auth: everybody{}})

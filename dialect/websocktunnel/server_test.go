@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -17,6 +16,7 @@ import (
 	"adit/auth"
 	"adit/dialect"
 	"adit/dialect/websocktunnel"
+	"adit/internal/testraw"
 	"adit/tunnel"
 )
 
@@ -31,35 +31,12 @@ func (fs *fakeServer) ask(t *testing.T, request string) (answer string, open boo
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(patience))
-	if _, err := io.WriteString(conn, request); err != nil {
-		t.Fatal(err)
-	}
 	r := bufio.NewReader(conn)
-	var b strings.Builder
-	length := 0
-	for {
-		line, err := r.ReadString('\n')
-		if err != nil {
-			t.Fatalf("after %q: %v", b.String(), err)
-		}
-		b.WriteString(line)
-		if name, value, ok := strings.Cut(line, ": "); ok && name == "Content-Length" {
-			fmt.Sscan(value, &length)
-		}
-		if line == "\r\n" {
-			break
-		}
-	}
-	body := make([]byte, length)
-	if _, err := io.ReadFull(r, body); err != nil {
-		t.Fatal(err)
-	}
-	b.Write(body)
+	answer = testraw.Ask(t, conn, r, request)
 	conn.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 	_, err = r.ReadByte()
 	var ne net.Error
-	return b.String(), err == nil || errors.As(err, &ne) && ne.Timeout()
+	return answer, err == nil || errors.As(err, &ne) && ne.Timeout()
 }
 
 // TestRegistrationVectors has the answers of the originals to requests for
@@ -92,10 +69,10 @@ func TestRegistrationVectors(t *testing.T) {
 				continue // the ingress's
 			}
 			seen++
-			request, want := latin1(v.Request), latin1(v.Response)
+			request, want := testraw.Bytes(v.Request), testraw.Bytes(v.Response)
 			got, open := fs.ask(t, request)
-			if got := dateless(got); got != dateless(want) {
-				t.Errorf("%s: %s:\n got %q\nwant %q", file, v.Name, got, dateless(want))
+			if got := testraw.Dateless(got); got != testraw.Dateless(want) {
+				t.Errorf("%s: %s:\n got %q\nwant %q", file, v.Name, got, testraw.Dateless(want))
 			}
 			if !open {
 				t.Errorf("%s: %s: the conn was closed", file, v.Name)
@@ -105,25 +82,6 @@ func TestRegistrationVectors(t *testing.T) {
 			t.Errorf("%s: only %d registrations", file, seen)
 		}
 	}
-}
-
-// latin1 returns the bytes that a vector's text stands for.
-func latin1(s string) string {
-	var b []byte
-	for _, r := range s {
-		b = append(b, byte(r))
-	}
-	return string(b)
-}
-
-func dateless(s string) string {
-	var out []string
-	for _, line := range strings.Split(s, "\r\n") {
-		if !strings.HasPrefix(line, "Date: ") {
-			out = append(out, line)
-		}
-	}
-	return strings.Join(out, "\r\n")
 }
 
 // register returns a request for registration.
