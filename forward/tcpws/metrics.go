@@ -56,7 +56,7 @@ func (m *Metrics) Handler() http.Handler {
 	plain := promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 	open := promhttp.HandlerFor(prometheus.GathererFunc(m.gatherUntyped), promhttp.HandlerOpts{EnableOpenMetrics: true})
 	return promhttp.InstrumentMetricHandler(m.registry, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if expfmt.NegotiateIncludingOpenMetrics(r.Header).FormatType() == expfmt.TypeOpenMetrics {
+		if expfmt.NegotiateAccept(r.Header, expfmt.DefaultOpenMetricsAcceptedFormats()...).FormatType() == expfmt.TypeOpenMetrics {
 			open.ServeHTTP(w, r)
 			return
 		}
