@@ -1,10 +1,8 @@
 package carrier_test
 
 import (
-	"bytes"
 	"errors"
 	"io"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -80,35 +78,6 @@ func TestEcho(t *testing.T) {
 			}
 			if fastest > 2*rtt {
 				t.Errorf("an echo took %s, want at most two round trips of %s", fastest, rtt)
-			}
-		})
-	}
-}
-
-// TestCloseDelivers closes a conn right after the last Write, over a way on which
-// what was written takes several round trips: all of it arrives, and the end.
-func TestCloseDelivers(t *testing.T) {
-	t.Parallel()
-	for _, kind := range []requests.Kind{requests.Stream, requests.Poll} {
-		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel()
-			rs := newRequestServer(t, false)
-			addr := hostile.NewDelay(t, strings.TrimPrefix(rs.url, "http://"), 350*time.Millisecond)
-			near, far := rs.pair(t, kind, "http://"+addr)
-			want := bytes.Repeat([]byte("0123456789"), 25_000)
-			for b := range slices.Chunk(want, 10_000) {
-				if _, err := near.Write(b); err != nil {
-					t.Fatal(err)
-				}
-			}
-			closed := make(chan error, 1)
-			go func() { closed <- near.Close() }()
-			far.SetReadDeadline(time.Now().Add(20 * time.Second))
-			if got, err := io.ReadAll(far); err != nil || !bytes.Equal(got, want) {
-				t.Errorf("got %d bytes, %v, want the %d that were written, and the end", len(got), err, len(want))
-			}
-			if err := <-closed; err != nil {
-				t.Errorf("Close: %v", err)
 			}
 		})
 	}
