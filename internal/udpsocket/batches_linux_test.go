@@ -130,9 +130,9 @@ func vectors(m *nonblock.Message) []unix.Iovec { return unsafe.Slice(m.Iov, m.Io
 
 func control(level, typ int32, data []byte) []byte {
 	b := make([]byte, unix.CmsgSpace(len(data)))
-	binary.NativeEndian.PutUint64(b, uint64(unix.CmsgLen(len(data))))
-	binary.NativeEndian.PutUint32(b[unix.CmsgLen(0)-8:], uint32(level))
-	binary.NativeEndian.PutUint32(b[unix.CmsgLen(0)-4:], uint32(typ))
+	head := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
+	head.Level, head.Type = level, typ
+	head.SetLen(unix.CmsgLen(len(data)))
 	copy(b[unix.CmsgLen(0):], data)
 	return b
 }
@@ -145,6 +145,7 @@ func TestTell(t *testing.T) {
 	mapped := control(unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, append([]byte{10: 255, 11: 255, 12: 127, 15: 9}, 1, 0, 0, 0))
 	multicast := control(unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, append(netip.MustParseAddr("ff02::1").AsSlice(), 1, 0, 0, 0))
 	size := control(unix.IPPROTO_UDP, unix.UDP_GRO, binary.NativeEndian.AppendUint32(nil, 1400))
+	half := unix.CmsgLen(0) + 2
 	for _, tt := range []struct {
 		name    string
 		control []byte
@@ -167,8 +168,8 @@ func TestTell(t *testing.T) {
 		{"a short size", control(unix.IPPROTO_UDP, unix.UDP_GRO, []byte{1, 2}), "", 0, true},
 		{"a size below 0", control(unix.IPPROTO_UDP, unix.UDP_GRO, []byte{255, 255, 255, 255}), "", -1, false},
 		{"half a head", size[:7], "", 0, false},
-		{"half a message", size[:18], "", 0, false},
-		{"half of the second", append(bytes.Clone(info4), size[:18]...), "127.0.0.2", 0, false},
+		{"half a message", size[:half], "", 0, false},
+		{"half of the second", append(bytes.Clone(info4), size[:half]...), "127.0.0.2", 0, false},
 		{"a length of 0", make([]byte, 32), "", 0, false},
 	} {
 		var r Run
