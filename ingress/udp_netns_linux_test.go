@@ -15,7 +15,7 @@ import (
 )
 
 // inNetwork runs f in a network of its own, with an interface "d0" that has
-// 10.9.0.1/24, fe80::1 and 2001:db8::1. All sockets are to be opened by f itself.
+// 10.9.0.1/24, fe80::1, fe80::9 and 2001:db8::1. All sockets are to be opened by f itself.
 func inNetwork(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	ip, err := exec.LookPath("ip")
@@ -37,6 +37,7 @@ func inNetwork(t *testing.T, f func(t *testing.T)) {
 			"link set d0 up",
 			"addr add 10.9.0.1/24 brd + dev d0",
 			"addr add fe80::1/64 dev d0 nodad",
+			"addr add fe80::9/64 dev d0 nodad",
 			"addr add 2001:db8::1/64 dev d0 nodad",
 		} {
 			if out, err := exec.Command(ip, strings.Fields(args)...).CombinedOutput(); err != nil {
@@ -59,18 +60,18 @@ func inNetwork(t *testing.T, f func(t *testing.T)) {
 func TestUDPOddAddresses(t *testing.T) {
 	t.Parallel()
 	inNetwork(t, func(t *testing.T) {
-		for on, tos := range map[netip.Addr][]string{
-			{}:                      {"10.9.0.1", "10.9.0.255", "fe80::1%d0", "2001:db8::1", "ff02::1%d0"},
-			netip.IPv4Unspecified(): {"10.9.0.1", "10.9.0.255"},
+		for on, tos := range map[netip.Addr]map[string]string{ // with where they send from, if that is not left to the system
+			{}:                      {"10.9.0.1": "", "10.9.0.255": "", "fe80::1%d0": "", "fe80::9%d0": "2001:db8::1", "2001:db8::1": "", "ff02::1%d0": ""},
+			netip.IPv4Unspecified(): {"10.9.0.1": "", "10.9.0.255": ""},
 		} {
 			d := newUDPDoorOn(t, on)
-			for _, to := range tos {
+			for to, from := range tos {
 				at, err := net.ResolveUDPAddr("udp", net.JoinHostPort(to, strconv.Itoa(int(d.at.Port()))))
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				c, err := net.ListenUDP("udp", nil)
+				c, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(from)})
 				if err != nil {
 					t.Error(err)
 					return

@@ -126,11 +126,11 @@ func (p *udpPort) own(k udpKey) bool {
 	if p.mine == nil {
 		p.mine = make(map[netip.Addr]bool)
 	}
+	from, to := k.from.Addr().WithZone(""), k.to.WithZone("")
 	if len(p.mine) < maxMine {
-		p.mine[k.to] = true
+		p.mine[to] = true
 	}
-	from := k.from.Addr().WithZone("")
-	return from == k.to || p.mine[from]
+	return from == to || p.mine[from]
 }
 
 // answer sends datagrams to a visitor, from where it has sent to.
@@ -162,7 +162,7 @@ func (p *udpPort) openStream(ctx context.Context, k udpKey) (net.Conn, error) {
 	o := opener{u.opts.Router, u.guard.Load(), u.opts.OpenTimeout, &u.counters.streams}
 	info := tunnel.StreamInfo{Protocol: "udp", Visitor: k.from}
 	if k.to.IsValid() {
-		info.Local = netip.AddrPortFrom(k.to, p.bound.Port())
+		info.Local = netip.AddrPortFrom(k.to.WithZone(""), p.bound.Port())
 	}
 	stream, info, id, err := o.open(ctx, p.key, info)
 	done := visit{Finished{Remote: k.from, Host: p.key, Proto: ProtoUDP, ID: id, Service: info.Service}, begin}

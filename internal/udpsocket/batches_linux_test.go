@@ -144,6 +144,7 @@ func TestTell(t *testing.T) {
 	info6 := control(unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, append(netip.MustParseAddr("2001:db8::1").AsSlice(), 1, 0, 0, 0))
 	mapped := control(unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, append([]byte{10: 255, 11: 255, 12: 127, 15: 9}, 1, 0, 0, 0))
 	multicast := control(unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, append(netip.MustParseAddr("ff02::1").AsSlice(), 1, 0, 0, 0))
+	scoped := control(unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, binary.NativeEndian.AppendUint32(netip.MustParseAddr("fe80::1").AsSlice(), 7))
 	size := control(unix.IPPROTO_UDP, unix.UDP_GRO, binary.NativeEndian.AppendUint32(nil, 1400))
 	half := unix.CmsgLen(0) + 2
 	for _, tt := range []struct {
@@ -160,6 +161,7 @@ func TestTell(t *testing.T) {
 		{"IPv4 on a socket of IPv6", append(bytes.Clone(info4), mapped...), "127.0.0.2", 0, true},
 		{"the other way round", append(bytes.Clone(mapped), info4...), "127.0.0.2", 0, true},
 		{"multicast", multicast, "", 0, true},
+		{"link-local", scoped, "fe80::1%7", 0, true},
 		{"size", size, "", 1400, true},
 		{"both", append(bytes.Clone(info4), size...), "127.0.0.2", 1400, true},
 		{"the other way round", append(bytes.Clone(size), info6...), "2001:db8::1", 1400, true},

@@ -1,9 +1,11 @@
 package udpsocket
 
 import (
+	"encoding/binary"
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"sync"
 	"unsafe"
 
@@ -117,7 +119,10 @@ func (r *Run) tell(control []byte) bool {
 			r.To = netip.AddrFrom4([4]byte(data[4:8])) // which is never that of a broadcast
 		case head.Level == unix.IPPROTO_IPV6 && head.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
 			// Of IPv4 it may be a broadcast; IP_PKTINFO tells then too.
-			if a := netip.AddrFrom16([16]byte(data[:16])); !a.Is4In6() && !a.IsMulticast() {
+			switch a := netip.AddrFrom16([16]byte(data[:16])); {
+			case a.IsLinkLocalUnicast():
+				r.To = a.WithZone(strconv.FormatUint(uint64(binary.NativeEndian.Uint32(data[16:])), 10))
+			case !a.Is4In6() && !a.IsMulticast():
 				r.To = a
 			}
 		case head.Level == unix.IPPROTO_UDP && head.Type == unix.UDP_GRO && len(data) >= 4:

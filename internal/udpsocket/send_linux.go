@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"sync"
 	"unsafe"
 
@@ -167,7 +168,8 @@ func (b *batches) fillControl(to *[controlSize / 8]uint64, from netip.Addr, size
 	switch {
 	case !from.IsValid():
 	case b.v6:
-		*(*unix.Inet6Pktinfo)(c.add(unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo)) = unix.Inet6Pktinfo{Addr: from.As16()}
+		on, _ := strconv.ParseUint(from.Zone(), 10, 32) // as it was told
+		*(*unix.Inet6Pktinfo)(c.add(unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo)) = unix.Inet6Pktinfo{Addr: from.As16(), Ifindex: uint32(on)}
 	default:
 		*(*unix.Inet4Pktinfo)(c.add(unix.IPPROTO_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)) = unix.Inet4Pktinfo{Spec_dst: from.As4()}
 	}

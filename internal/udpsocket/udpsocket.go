@@ -45,7 +45,7 @@ type Options struct {
 // may be smaller, that came together from one sender.
 type Run struct {
 	From netip.AddrPort // not valid if the socket is connected
-	To   netip.Addr     // of the machine, in place of a broadcast too; not valid unless the system was asked and has told
+	To   netip.Addr     // of the machine, in place of a broadcast too; not valid unless the system was asked and has told. A link-local one has the interface's number as its zone
 	B    []byte
 	Size int // of each but the last; 0 means that B is one datagram
 }
