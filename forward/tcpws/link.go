@@ -54,9 +54,9 @@ type link struct {
 	wasReset bool       // tcp was reset, as a write to it has found
 	outEnded bool       // tcp has come to its end, and the other side knows
 	inEnded  bool       // the other side's has
-	lingers  bool       // the WebSocket is read only until its end, or its silence
 	pong     []byte     // payload of the pong that waits for the writer
 	hasPong  atomic.Bool
+	lingers  atomic.Bool // ws is read until its end, or its silence; set while mu is held
 
 	alive *time.Timer  // of keepAlive; nil unless client
 	began time.Time    // of run
@@ -141,7 +141,8 @@ func (l *link) lose(err error) {
 	if l.cause == nil {
 		l.cause = err
 	}
-	l.outOver, l.lingers = true, false
+	l.outOver = true
+	l.lingers.Store(false)
 	l.ws.SetReadDeadline(time.Now().Add(graceTime))
 }
 
@@ -149,9 +150,12 @@ func (l *link) lose(err error) {
 // sent, at whatever pace, is not cut off: a conn that is closed while something
 // comes resets what is on its way to the other side.
 func (l *link) heard() {
+	if !l.lingers.Load() {
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.lingers {
+	if l.lingers.Load() {
 		l.ws.SetReadDeadline(time.Now().Add(lingerTime))
 	}
 }
@@ -162,7 +166,8 @@ func (l *link) heard() {
 func (l *link) discard(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.discards, l.wasReset, l.lingers = true, errors.Is(err, syscall.ECONNRESET), false
+	l.discards, l.wasReset = true, errors.Is(err, syscall.ECONNRESET)
+	l.lingers.Store(false)
 	if l.outOver {
 		l.ws.SetReadDeadline(time.Now().Add(drainTime))
 	}
@@ -292,11 +297,12 @@ func (l *link) endOut() error {
 		err := l.close(nil)
 		l.mu.Lock()
 		l.outOver = true
-		if l.lingers = !l.discards; l.lingers {
-			l.ws.SetReadDeadline(time.Now().Add(lingerTime))
-		} else {
-			l.ws.SetReadDeadline(time.Now().Add(drainTime))
+		wait := lingerTime
+		if l.discards {
+			wait = drainTime
 		}
+		l.lingers.Store(!l.discards)
+		l.ws.SetReadDeadline(time.Now().Add(wait))
 		l.mu.Unlock()
 		return err
 	}
