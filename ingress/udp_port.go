@@ -49,6 +49,9 @@ type udpStream struct {
 	visit visit
 }
 
+// Unwrap returns the tunnel's own stream, which datagrams go through faster.
+func (s *udpStream) Unwrap() net.Conn { return s.Conn }
+
 func newUDPPort(u *UDP, key string, socket *net.UDPConn) *udpPort {
 	socket.SetReadBuffer(socketBuffer)
 	socket.SetWriteBuffer(socketBuffer)

@@ -80,11 +80,18 @@ func (r *randomReads) Read(p []byte) (int, error) {
 // sendAll sends b in one of the ways there are.
 func sendAll(t testing.TB, st *session.Stream, b []byte, way int, rng *rand.Rand) error {
 	switch way {
-	case 0: // Write
+	case 0: // Write, and TryQueue where there is room
 		for len(b) > 0 {
 			n := min(len(b), 1+rng.IntN(200_000))
 			if rng.IntN(2) == 0 {
 				n = min(n, 1+rng.IntN(300))
+			}
+			if rng.IntN(3) == 0 && st.TryQueue(b[:n]) {
+				b = b[n:]
+				if rng.IntN(2) == 0 {
+					st.SendQueued()
+				}
+				continue
 			}
 			if m, err := st.Write(b[:n]); err != nil || m != n {
 				return fmt.Errorf("Write of %d bytes: %d, %v", n, m, err)

@@ -145,6 +145,46 @@ func (st *Stream) write(p []byte) (n int, err error) {
 	return n, nil
 }
 
+// TryQueue queues all of p for whoever must not wait, and reports true; or
+// nothing if Write would wait, fail or need several frames. What was queued
+// leaves with SendQueued, or with anything else that the session sends.
+func (st *Stream) TryQueue(p []byte) bool {
+	if !st.wmu.TryLock() {
+		return false
+	}
+	defer st.wmu.Unlock()
+	s := st.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case st.werr != nil || st.wdeadline.Err() != nil || len(p) > st.frameLimit():
+		return false
+	case st.ready != nil:
+		if len(p) > st.readyRoom() {
+			return false
+		}
+		st.mergeLocked(p)
+	case !s.hasSpaceLocked() || !s.out.spaceq.empty():
+		return false
+	case len(p) <= smallData && s.out.unsent < pendLimit:
+		st.spendLocked(len(p))
+		s.appendLocked(frameData, st.id, p)
+	default:
+		c := s.takeChunkLocked(st.chunkSize(len(p)))
+		c.appendFrame(frameData, st.id, p)
+		st.commitLocked(c, len(p))
+	}
+	s.wakeSpaceLocked()
+	return true
+}
+
+// SendQueued has what TryQueue has queued leave, for all streams of the session,
+// as far as that does not wait. The rest leaves later by itself.
+func (st *Stream) SendQueued() {
+	st.s.mu.Lock()
+	st.s.flushUnlock()
+}
+
 // spendLocked takes note that n bytes are queued.
 func (st *Stream) spendLocked(n int) {
 	st.credit -= uint64(n)

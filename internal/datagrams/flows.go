@@ -33,7 +33,8 @@ var ErrForget = errors.New("datagrams: sender not to be remembered")
 
 // FlowOptions configures Flows. Open, Reply, Max and Abort are required.
 type FlowOptions[K comparable] struct {
-	// Open opens the stream of a flow. ctx ends with the flow, and Open sees
+	// Open opens the stream of a flow; what has a method Unwrap is taken for a
+	// cover of the conn that it returns. ctx ends with the flow, and Open sees
 	// to a deadline. With an error the datagrams are lost, and what else the
 	// same sender sends within a second, unless the error wraps ErrForget; Open
 	// logs why.
@@ -104,6 +105,8 @@ type flow[K comparable] struct {
 	count   int     // of them
 	size    int     // of them, in bytes, without the heads
 	writing int     // bytes that were taken and are not written yet
+	direct  queuer  // its stream, if that can be written to without waiting, or nil
+	sent    int64   // bytes of datagrams that were written so
 }
 
 // NewFlows returns Flows without any. They end with ctx.
@@ -186,19 +189,56 @@ func (f *Flows[K]) Queue(key K, r udpsocket.Run) (taken int) {
 	return taken
 }
 
-// Flush has what was queued leave.
+// A queuer is a stream that can be written to without waiting.
+type queuer interface {
+	// TryQueue queues all of p, or nothing and reports false.
+	TryQueue(p []byte) bool
+
+	// SendQueued sends what was queued to this stream, or to others of the
+	// same session.
+	SendQueued()
+}
+
+var queuers = sync.Pool{New: func() any { return new([]queuer) }}
+
+// Flush has what was queued leave: where a stream can be written to without
+// waiting here and now, and otherwise from the flow's own goroutine.
 func (f *Flows[K]) Flush() {
+	list := queuers.Get().(*[]queuer)
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	for i, fl := range f.fresh {
 		f.fresh[i] = nil
 		fl.fresh = false
+		if f.queueLocked(fl) {
+			*list = append(*list, fl.direct)
+			continue
+		}
 		select {
 		case fl.more <- struct{}{}:
 		default:
 		}
 	}
 	f.fresh = f.fresh[:0]
+	f.mu.Unlock()
+	for _, q := range *list {
+		q.SendQueued()
+	}
+	clear(*list)
+	*list = (*list)[:0]
+	queuers.Put(list)
+}
+
+// queueLocked queues what waits for a flow to its stream, unless that would wait
+// or something from before is being written.
+func (f *Flows[K]) queueLocked(fl *flow[K]) bool {
+	if fl.direct == nil || fl.waiting == nil || fl.writing > 0 || !fl.direct.TryQueue(*fl.waiting) {
+		return false
+	}
+	fl.sent += int64(fl.size)
+	f.queued -= fl.size
+	giveBack(fl.waiting)
+	fl.waiting, fl.count, fl.size = nil, 0, 0
+	return true
 }
 
 // touch notes that a flow carries something.
@@ -348,21 +388,30 @@ func (f *Flows[K]) run(ctx context.Context, fl *flow[K]) error {
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() { f.opts.Abort(stream) })
+	bare := stream
+	if u, ok := stream.(interface{ Unwrap() net.Conn }); ok {
+		bare = u.Unwrap()
+	}
 	f.mu.Lock()
 	f.touch(fl)
+	fl.direct, _ = bare.(queuer)
 	fl.idle = time.AfterFunc(f.patienceLocked(fl), func() { f.watch(fl) })
 	f.mu.Unlock()
 	var c Carried
 	ended := make(chan struct{}) // the stream has
 	go func() {
 		defer close(ended)
-		c.Received, c.Err = f.receive(fl, stream)
+		c.Received, c.Err = f.receive(fl, bare)
 	}()
-	c.Sent = f.send(ctx, fl, stream, ended)
+	sent := f.send(ctx, fl, bare, ended)
 	fl.idle.Stop()
 	cut := !stop() // ctx has ended, and the stream is aborted
 	stream.Close()
 	<-ended
+	f.mu.Lock()
+	fl.direct = nil
+	c.Sent = sent + fl.sent
+	f.mu.Unlock()
 	if cut {
 		c.Err = nil
 	}
