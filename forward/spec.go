@@ -312,6 +312,7 @@ func (p part) port(protocol string) (string, error) {
 // split cuts a spec at its colons, but for those in brackets. It returns at
 // least one part.
 func split(s string) (parts []part, err error) {
+	whole := s
 	for more := true; more; {
 		var p part
 		if strings.HasPrefix(s, "[") {
@@ -333,7 +334,10 @@ func split(s string) (parts []part, err error) {
 				p.unix = true
 			}
 		}
-		if p.text == "" {
+		switch {
+		case p.text == "" && strings.Contains(whole, "::"):
+			return nil, errors.New("a part of it is empty: an IPv6 address is in brackets")
+		case p.text == "":
 			return nil, errors.New("a part of it is empty")
 		}
 		parts = append(parts, p)

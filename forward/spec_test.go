@@ -127,6 +127,16 @@ func TestParseSpec(t *testing.T) {
 	}
 }
 
+// Whoever writes an IPv6 address as it stands elsewhere is told how it stands
+// here.
+func TestParseSpecBrackets(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"::1:22:host:22", "2222:fd00::2:22"} {
+		if _, err := forward.ParseSpec(text); err == nil || !strings.Contains(err.Error(), "in brackets") {
+			t.Errorf("%s: got %v, want it to speak of brackets", text, err)
+		}
+	}
+}
 func FuzzParseSpec(f *testing.F) {
 	for _, s := range []string{"3000", "R:2222:localhost:22", "stdio:a:22", "unix:/a:[::1]:53/udp", "1:@a/b", "5000:socks", "R:[::1]:1080:socks", "R:127.0.0.1:53/udp:a:53/udp", "示例網站.com:80"} {
 		f.Add(s)

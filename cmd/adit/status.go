@@ -204,7 +204,7 @@ func remedy(code string) string {
 	case string(dialect.BindTaken):
 		return " (choose another --id)"
 	case string(dialect.BindPortInUse):
-		return " (choose another --port, or leave it out)"
+		return " (choose another port, or leave that to the server)"
 	}
 	return ""
 }

@@ -39,8 +39,14 @@ func listen(path string) (*net.UnixListener, error) {
 
 // serve listens on a bound socket.
 func serve(f *os.File, path string) (*net.UnixListener, error) {
-	if err := os.Chmod(path, mode); err != nil {
+	info, err := os.Lstat(path)
+	if err != nil {
 		return nil, err
+	}
+	if info.Mode().Perm() != mode { // else there is nothing that somebody could put in its place
+		if err := os.Chmod(path, mode); err != nil {
+			return nil, err
+		}
 	}
 	if err := unix.Listen(int(f.Fd()), unix.SOMAXCONN); err != nil {
 		return nil, os.NewSyscallError("listen", err)

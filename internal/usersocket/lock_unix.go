@@ -18,7 +18,7 @@ const (
 // was left behind. Anybody who can read the folder can hold the lock: it is not
 // waited for for long, nor needed where there is none.
 func lockFolder(dir string) (unlock func()) {
-	f, err := os.Open(dir)
+	f, err := os.OpenFile(dir, syscall.O_NONBLOCK, 0) // a FIFO is not waited for
 	if err != nil {
 		return func() {}
 	}
