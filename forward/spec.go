@@ -220,6 +220,9 @@ func (s *Spec) takeTarget(parts []part) (rest []part, port string, err error) {
 	}
 	s.Target = tunnel.Target{Network: tunnel.TCP, Host: localhost}
 	text, proto, has := strings.Cut(last.text, "/")
+	if has && !last.bracketed && !isPort(text) {
+		return nil, "", fmt.Errorf("%q is no port: did you mean @%s, a service of another agent?", text, last.text)
+	}
 	switch {
 	case !has || strings.EqualFold(proto, "tcp"):
 	case strings.EqualFold(proto, "udp"):

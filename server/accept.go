@@ -109,7 +109,11 @@ func (s *Server) accepted(d dialect.Dialect, r *http.Request, t tunnel.Tunnel, i
 		return
 	}
 	s.handshakesDone.count(d.Name(), resultOK, resultFailed)
-	b.info("agent connected", "subject", id.Subject, "credential", string(id.Kind), "token", id.Token, "carrier", carrierOf(t))
+	attrs := []any{"subject", id.Subject, "credential", string(id.Kind), "carrier", carrierOf(t)}
+	if id.Token != "" {
+		attrs = append(attrs, "token", id.Token)
+	}
+	b.info("agent connected", attrs...)
 	b.register()
 	b.watch()
 	b.recheck() // what changed before the server knew of it

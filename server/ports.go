@@ -148,7 +148,7 @@ func (b *binder) portError(bd dialect.Binding, err error) error {
 func portList(kind dialect.Kind, ranges []ingress.PortRange) string {
 	proto := strings.ToUpper(string(kind))
 	if len(ranges) == 0 {
-		return "no " + proto + " ports"
+		return fmt.Sprintf("no %s ports (its operator sets --%s-ports)", proto, kind)
 	}
 	var list []string
 	for _, r := range ranges {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
+	"net/url"
 	"path/filepath"
 	"strings"
 
@@ -96,7 +98,11 @@ func (f *credentialFlags) open(p *program, server string) (c credential, err err
 		s := &fileSource{path: filepath.Join(p.dataDir(), "secret")}
 		c.token, c.next = s.token, s.next
 		if _, err := s.token(); errors.Is(err, fs.ErrNotExist) {
-			return c, usagef("no credential: set %s, or --secret-file to a file with the server's secret or a token", envToken)
+			text := fmt.Sprintf("no credential: set %s, or --secret-file to a file with the server's secret or a token", envToken)
+			if isLoopback(server) {
+				text += fmt.Sprintf("; for a server on this machine start adit server, which makes one in %s", s.path)
+			}
+			return c, usagef("%s", text)
 		} else if err != nil {
 			return c, err
 		}
@@ -194,4 +200,14 @@ func parseToken(text string) (string, error) {
 		return "", fmt.Errorf("there are more than %d bytes: that is no token", maxTokenText)
 	}
 	return token, nil
+}
+
+// isLoopback reports whether a server's URL leads to this machine.
+func isLoopback(server string) bool {
+	u, err := url.Parse(server)
+	if err != nil {
+		return false
+	}
+	a, err := netip.ParseAddr(u.Hostname())
+	return u.Hostname() == "localhost" || err == nil && a.IsLoopback()
 }

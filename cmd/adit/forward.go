@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -270,11 +271,47 @@ func listenAll(specs []forward.Spec, opts forward.Options) ([]*forward.Local, er
 					l.Close()
 				}
 			}
-			return nil, err
+			return nil, notListening(s, err)
 		}
 		locals[i] = l
 	}
 	return locals, nil
+}
+
+// notListening says why a forward has no listener, and what helps.
+func notListening(s forward.Spec, err error) error {
+	host, port, _ := net.SplitHostPort(s.Local)
+	dns, unknown := errors.AsType[*net.DNSError](err)
+	switch {
+	case unknown && dns.IsNotFound && host == "r":
+		return fmt.Errorf("forward %s: this machine has no address %q: R: for a port of the server is in capitals", s, host)
+	case unknown && dns.IsNotFound:
+		return fmt.Errorf("forward %s: this machine has no address %q", s, host)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("forward %s: this machine has no address %s", s, host)
+	case errors.Is(err, syscall.EADDRINUSE) && s.Network != "unix":
+		return fmt.Errorf("forward %s: port %s of this machine is in use: choose another one to listen at, such as %s", s, port, otherLocal(s, host, port))
+	case errors.Is(err, syscall.EACCES) && s.Network != "unix":
+		return fmt.Errorf("forward %s: this user may not listen at port %s: choose one from 1024 on, such as %s", s, port, otherLocal(s, host, port))
+	}
+	return fmt.Errorf("forward %s: %w", s, err)
+}
+
+// otherLocal returns the forward with a port that is likely to be free.
+func otherLocal(s forward.Spec, host, port string) string {
+	const up = 10000
+	n, err := strconv.Atoi(port)
+	if err != nil || n > 65535-up {
+		n = 0
+	}
+	local := strconv.Itoa(n + up)
+	if host != "127.0.0.1" {
+		local = net.JoinHostPort(host, local)
+	}
+	if s.Kind == forward.Socks {
+		return local + ":socks"
+	}
+	return local + ":" + s.Target.String()
 }
 
 // runForwards runs an agent with its listeners until ctx ends or one of them
@@ -321,6 +358,8 @@ func (f *agentFlags) runStdio(ctx context.Context, target tunnel.Target) error {
 	f.out.warn(f.p, log)
 	f.shown.apply(&opts)
 	opts.Forwards, opts.Logger = true, log
+	w := f.p.newWaiter(target)
+	opts.OnState = w.state
 	a, err := agent.New(opts)
 	if err != nil {
 		return err
@@ -330,10 +369,12 @@ func (f *agentFlags) runStdio(ctx context.Context, target tunnel.Target) error {
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() { a.Run(ctx) })
+	defer w.stop()
 	opened := false
 	err = forward.RelayStdio(ctx, func(ctx context.Context, t tunnel.Target) (net.Conn, error) {
 		c, err := a.OpenTarget(ctx, t)
 		opened = err == nil
+		w.stop()
 		return c, err
 	}, target, f.p.in, f.p.out)
 	switch {

@@ -70,7 +70,11 @@ func (f *failureTeller) tell(line string) {
 func openFailure(t tunnel.Target, err error) string {
 	text := strconv.Quote(t.String()) + ": "
 	if re, ok := errors.AsType[*tunnel.RefusedError](err); ok {
-		return text + fmt.Sprintf("%s (%s)", re.Reason, re.Code)
+		text += fmt.Sprintf("%s (%s)", re.Reason, re.Code)
+		if re.Code == tunnel.RefuseForbidden {
+			text += ": the server's --forward and the credential both have to"
+		}
+		return text
 	}
 	return text + "not connected to the server: " + reason(err)
 }

@@ -33,14 +33,14 @@ func TestFailureTeller(t *testing.T) {
 		out.Reset()
 	}
 	fail(t.Context(), "a\x1b", forbidden)
-	printed("\"a\\x1b:22\": no rule allows this target (forbidden)\n")
+	printed("\"a\\x1b:22\": no rule allows this target (forbidden): the server's --forward and the credential both have to\n")
 	fail(t.Context(), "a\x1b", forbidden)
 	printed("")
 	fail(t.Context(), "b", errors.New("connection refused"))
 	printed("\"b:22\": not connected to the server: connection refused\n")
 	now = now.Add(tellAgain)
 	fail(t.Context(), "a\x1b", forbidden)
-	printed("\"a\\x1b:22\": no rule allows this target (forbidden)\n")
+	printed("\"a\\x1b:22\": no rule allows this target (forbidden): the server's --forward and the credential both have to\n")
 
 	left, leave := context.WithCancel(t.Context())
 	leave()

@@ -2,14 +2,18 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+
+	"adit/forward"
 )
 
 func TestForwardMistakes(t *testing.T) {
@@ -21,6 +25,8 @@ func TestForwardMistakes(t *testing.T) {
 	}{
 		{"no forward", []string{"forward"}, "FORWARD is missing"},
 		{"malformed", []string{"forward", "2222:a:b"}, `"b" is no port`},
+		{"service without @", []string{"forward", "2222:office/ssh"}, "did you mean @office/ssh"},
+		{"target without @", []string{"stdio", "office/ssh"}, "did you mean @office/ssh"},
 		{"stdio beside another", []string{"forward", "3000", "stdio:a:22"}, "only go to one target"},
 		{"reverse stdio", []string{"forward", "R:stdio:a:22"}, "R: listens on the server"},
 		{"reverse name", []string{"forward", "R:server:2222:a:22"}, "no address of the server"},
@@ -149,4 +155,57 @@ func TestForwardCommands(t *testing.T) {
 	if code != exitFailed || !strings.Contains(errOut, "forbidden") {
 		t.Errorf("stdio: got code %d and %q, want %d and the reason", code, errOut, exitFailed)
 	}
+}
+
+func TestForwardDoesNotListen(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	taken := ln.Addr().(*net.TCPAddr).Port
+	free := taken + 10000
+	if free > 65535 {
+		free = 10000
+	}
+	for _, tt := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"port in use", []string{"forward", fmt.Sprintf("%d:db.internal:5432", taken)}, fmt.Sprintf("port %d of this machine is in use: choose another one to listen at, such as %d:db.internal:5432\n", taken, free)},
+		{"port of the server's own", []string{"forward", strconv.Itoa(taken)}, fmt.Sprintf("such as %d:localhost:%d\n", free, taken)},
+		{"socks", []string{"socks", strconv.Itoa(taken)}, fmt.Sprintf("such as %d:socks\n", free)},
+		{"no address of this machine", []string{"forward", "192.0.2.1:2222:localhost:22"}, "this machine has no address 192.0.2.1\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			code, _, errOut := call(t, []string{"ADIT_TOKEN=an example secret, long enough"}, tt.args...)
+			if code != exitFailed || !strings.HasPrefix(errOut, "adit: forward ") || !strings.HasSuffix(errOut, tt.want) {
+				t.Errorf("got code %d and %q, want %d and %q", code, errOut, exitFailed, tt.want)
+			}
+		})
+	}
+}
+
+func TestForwardOfNoAddress(t *testing.T) {
+	t.Parallel()
+	s, err := forward.ParseSpec("r:2222:localhost:22")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = notListening(s, &net.OpError{Op: "listen", Err: &net.DNSError{Name: "r", IsNotFound: true}})
+	if want := "R: for a port of the server is in capitals"; !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("got %q, want something that ends with %q", err, want)
+	}
+}
+
+func TestStdioSaysWhatItWaitsFor(t *testing.T) {
+	t.Parallel()
+	c := newCommand(t, "ADIT_TOKEN=an example secret, long enough")
+	c.console = true
+	c.start(t, "stdio", "db.internal:5432", "--server", "ws://127.0.0.1:1")
+	c.err.wait(t, `^adit: waiting for the server: 127.0.0.1:1: connection refused\n`)
+	c.stop()
 }

@@ -345,19 +345,23 @@ func (f *serverFlags) secret() (s auth.Secret, path string, created bool, err er
 // greet says where the server is and, if its secret is new, how to connect the
 // first agent. The secret itself is only shown to a person.
 func (p *program) greet(s *server.Server, secret auth.Secret, path string, created bool) {
-	if !created {
+	switch {
+	case created:
+		fmt.Fprintf(p.out, "%s\n\nA new secret is in %s.\n\n", s.URL(), path)
+	case p.person:
+		fmt.Fprintf(p.out, "%s\n\n", s.URL())
+	default:
 		return
 	}
-	fmt.Fprintf(p.out, "%s\n\nA new secret is in %s.\n\n", s.URL(), path)
 	fmt.Fprintf(p.out, "Expose a service of this machine:\n\n    adit http 3000%s\n\n", p.localFlags(s, path))
 	url := agentURL(s)
 	switch {
 	case url == "": // nobody else reaches it
-	case p.person:
+	case p.person && created:
 		fmt.Fprintf(p.out, "Or of another one (the line holds the secret: keep it to yourself):\n\n")
 		fmt.Fprintf(p.out, "    %s=%s adit http 3000 --server %s\n\n", envToken, secret.Reveal(), url)
 	default:
-		fmt.Fprintf(p.out, "Or of another one, with a copy of that file:\n\n")
+		fmt.Fprintf(p.out, "Or of another one, with a copy of %s, or a token:\n\n", path)
 		fmt.Fprintf(p.out, "    adit http 3000 --server %s --secret-file FILE\n\n", url)
 	}
 }

@@ -124,7 +124,11 @@ func checkAddress(flag, s string) error {
 		_, err = strconv.ParseUint(port, 10, 16)
 	}
 	if err != nil {
-		return usagef("--%s %q: want a port of 0 to 65535 with or without a host, such as :8080 or 127.0.0.1:8080", flag, s)
+		hint := ""
+		if isPort(s) {
+			hint = fmt.Sprintf(": did you mean :%s?", s)
+		}
+		return usagef("--%s %q: want a port of 0 to 65535 with or without a host, such as :8080 or 127.0.0.1:8080%s", flag, s, hint)
 	}
 	return nil
 }

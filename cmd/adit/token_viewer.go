@@ -26,6 +26,9 @@ func (p *program) viewerTokenCommand() *cobra.Command {
 			"  curl -H \"Authorization: Bearer $(adit token viewer --id web)\" https://web.tunnel.example.com/",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if id == "" {
+				return usagef("--id is missing: want the name of the tunnel, such as --id web")
+			}
 			if _, err := tunnel.ParseID(id); err != nil && !websocktunnel.Websocktunnel.ValidID(id) {
 				return usagef("--id: %v", err)
 			}

@@ -300,7 +300,9 @@ func (s *Session) Serve(ctx context.Context) error {
 			}
 			if err := s.resume(ctx); err != nil {
 				lost = err
-				s.log.Warn("session not resumed", "err", err)
+				if ctx.Err() == nil { // or it was told to end
+					s.log.Warn("session not resumed", "err", err)
+				}
 				continue
 			}
 			b.Reset()
