@@ -55,6 +55,7 @@ func (x *examination) dress(r *http.Request) {
 // askServer asks the server what it is, and looks at how requests and responses
 // get through.
 func (x *examination) askServer(ctx context.Context) bool {
+	x.begin("http: asking the server what it is")
 	began := time.Now()
 	resp, answer, err := x.do(ctx, http.MethodGet, Path, nil, &x.info)
 	switch {
@@ -122,6 +123,7 @@ func (x *examination) blameAnswer(resp *http.Response, answer []byte) {
 
 // countRequests finds out whether requests arrive as often as they are sent.
 func (x *examination) countRequests(ctx context.Context) {
+	x.begin("requests: counting those that arrive")
 	began := time.Now()
 	path := oncePath + "?token=" + rand.Text()
 	once := func() (calls int, err error) {
@@ -168,6 +170,7 @@ func (x *examination) countRequests(ctx context.Context) {
 
 // sizeBodies finds out how long the body of a request may be.
 func (x *examination) sizeBodies(ctx context.Context) {
+	x.begin("body: requests of growing length")
 	sizes := []int{64 << 10, 256 << 10, 1 << 20}
 	if x.opts.Thorough {
 		sizes = append(sizes, maxBody)
@@ -206,6 +209,7 @@ func (x *examination) sizeBodies(ctx context.Context) {
 
 // watchDrip finds out whether a response comes while the server writes it.
 func (x *examination) watchDrip(ctx context.Context) {
+	x.begin("buffering: a slow response")
 	began := time.Now()
 	first, last, err := x.drip(ctx)
 	switch {

@@ -84,6 +84,11 @@ func (x *examination) ways() []way {
 // are held open.
 func (x *examination) carry(ctx context.Context) {
 	ways := x.ways()
+	if x.opts.Thorough {
+		x.begin("carriers: measuring each, for 5 minutes")
+	} else {
+		x.begin("carriers: measuring each, for some seconds")
+	}
 	carriers, held := make([]Carrier, len(ways)), make([]Carrier, len(ways))
 	var wg sync.WaitGroup
 	for i, w := range ways {

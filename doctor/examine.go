@@ -51,6 +51,9 @@ type Options struct {
 	// OnStep is told of each step when it is done, if it is not nil.
 	OnStep func(Step)
 
+	// OnBegin is told what is looked at next, in a few words, if it is not nil.
+	OnBegin func(what string)
+
 	held time.Duration // for which conns are held, or used at most, unless thoroughly; 0 means quickHold
 }
 
@@ -147,6 +150,13 @@ func (x *examination) tlsConfig() *tls.Config {
 	return config
 }
 
+// begin says what is looked at next.
+func (x *examination) begin(format string, args ...any) {
+	if x.opts.OnBegin != nil {
+		x.opts.OnBegin(fmt.Sprintf(format, args...))
+	}
+}
+
 // step puts down what a step has brought.
 func (x *examination) step(name string, began time.Time, status Status, format string, args ...any) {
 	s := Step{Name: name, Status: status, Text: fmt.Sprintf(format, args...)}
@@ -166,6 +176,7 @@ func (x *examination) find(code string, severity Status, culprit, remedy string)
 // resolve looks up the first host on the way and dials each of its addresses.
 func (x *examination) resolve(ctx context.Context) bool {
 	host, port, _ := net.SplitHostPort(x.addr)
+	x.begin("resolve: looking up %s, and connecting", host)
 	began := time.Now()
 	what := host
 	if x.proxy != nil {

@@ -29,6 +29,7 @@ func (x *examination) askProxy(ctx context.Context) bool {
 		x.step("proxy", time.Time{}, Skipped, "none: straight to the server")
 		return true
 	}
+	x.begin("proxy: asking for a connection to the server")
 	began := time.Now()
 	conn, err := x.open(ctx)
 	name := fmt.Sprintf("%s (%s)", x.report.Proxy, x.opts.ProxyFrom)
@@ -101,6 +102,7 @@ func (x *examination) secure(ctx context.Context) bool {
 		x.step("tls", time.Time{}, Skipped, "the server's URL is without TLS")
 		return true
 	}
+	x.begin("tls: shaking hands")
 	raw, err := x.open(ctx)
 	if err != nil {
 		x.step("tls", began, Failed, "%s", reason(err))

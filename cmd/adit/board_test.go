@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"adit/agent"
+	"adit/carrier"
 	"adit/dialect"
 	"adit/internal/screen"
 )
@@ -253,5 +254,17 @@ func TestUnicode(t *testing.T) {
 		if got := p.unicode(); got != want {
 			t.Errorf("%q: got %v, want %v", env, got, want)
 		}
+	}
+}
+
+func TestReasonOfForbidden(t *testing.T) {
+	t.Parallel()
+	const no = "the credential does not allow the id \"b\""
+	if got, want := reason(&carrier.StatusError{StatusCode: 403, Code: "forbidden", Body: no}), no+" (adit token inspect says what a token allows)"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	const port = "port 1: this server gives out the TCP ports 2000"
+	if got := reason(&dialect.BindError{Code: dialect.BindForbidden, Reason: port}); got != port {
+		t.Errorf("got %q, want %q", got, port)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -24,6 +25,8 @@ type doctorFlags struct {
 	out      wayOutFlags
 	thorough bool
 	json     bool
+
+	clear string // empties the last line of a terminal, on which something passes by
 }
 
 func (f *doctorFlags) add(fl *pflag.FlagSet) {
@@ -83,9 +86,17 @@ func (f *doctorFlags) run(ctx context.Context) error {
 	}
 	if !f.json {
 		fmt.Fprintf(f.p.out, "The way to %s\n\n", f.style().Clean(f.server))
-		opts.OnStep = f.printStep
+		opts.OnStep = func(s doctor.Step) {
+			if ctx.Err() == nil { // and it is not only that it was told to stop
+				f.printStep(s)
+			}
+		}
+		if f.p.terminal != nil {
+			opts.OnBegin, f.clear = f.printBegin, "\r\x1b[K"
+		}
 	}
 	report, err := doctor.Examine(ctx, opts)
+	io.WriteString(f.p.out, f.clear)
 	switch {
 	case err != nil:
 		return usagef("--server: %v", err)
@@ -143,7 +154,14 @@ var doctorMarks = map[doctor.Status]string{
 	doctor.Skipped: "-",
 }
 
+// printBegin shows on the last line what takes time now.
+func (f *doctorFlags) printBegin(what string) {
+	text, _, _ := strings.Cut(what, "\n")
+	fmt.Fprintf(f.p.out, "%s  ...      %s", f.clear, f.style().Clean(text[:min(len(text), doctorColumns-doctorIndent)]))
+}
+
 func (f *doctorFlags) printStep(s doctor.Step) {
+	io.WriteString(f.p.out, f.clear)
 	st := f.style()
 	for i, line := range st.Wrap(s.Text, doctorColumns-doctorIndent) {
 		mark, name := "", ""

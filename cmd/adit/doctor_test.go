@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/json"
+	"net"
+	"os"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -70,5 +72,38 @@ func TestDoctor(t *testing.T) {
 		if exit, _, errOut := call(t, nil, args...); exit != exitUsage || strings.Contains(errOut, "hunter2") {
 			t.Errorf("adit %v: exit code %d, %q; want %d", args, exit, errOut, exitUsage)
 		}
+	}
+}
+
+// On a terminal the last line says what is being looked at, until that is done.
+func TestDoctorShowsWhatItWaitsFor(t *testing.T) {
+	t.Parallel()
+	_, url := startServer(t)
+	terminal, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer terminal.Close()
+	c := newCommand(t)
+	c.person, c.terminal = true, terminal
+	c.start(t, "doctor", url)
+	out := c.out.wait(t, `(?s)(.*carriers: measuring each).*All is well`)
+	if want := "...      buffering: a slow response\r\x1b[K  ok       buffering "; !strings.Contains(out, want) {
+		t.Errorf("got %q, want %q in it", out, want)
+	}
+}
+
+// What fails because it was told to stop is nothing that it has found.
+func TestDoctorStops(t *testing.T) {
+	t.Parallel()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	c := newCommand(t).start(t, "doctor", "ws://"+silent.Addr().String())
+	c.out.wait(t, `-        tls `)
+	if code := c.stop(); code != exitFailed || strings.Contains(c.out.String(), "FAILED") || c.err.String() != "adit: stopped before the end\n" {
+		t.Errorf("got exit code %d, %q and %q, want that it was stopped, and no more", code, c.out, c.err)
 	}
 }

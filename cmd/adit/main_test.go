@@ -280,7 +280,8 @@ func TestFailures(t *testing.T) {
 		args []string
 		want []string
 	}{
-		{"address in use", []string{"server", "--listen", ln.Addr().String()}, []string{ln.Addr().String(), "in use"}},
+		{"address in use", []string{"server", "--listen", ln.Addr().String()}, []string{ln.Addr().String(), "in use", "--listen takes another"}},
+		{"address for TLS in use", []string{"server", "--listen", "127.0.0.1:0", "--dev-tls", "--tls-listen", ln.Addr().String()}, []string{"in use", "--tls-listen takes another"}},
 		{"no secret file", []string{"server", "--listen", "127.0.0.1:0", "--secret-file", "/nonexistent/secret"}, []string{"/nonexistent/secret", "no such file"}},
 		{"secret for all to read", []string{"server", "--listen", "127.0.0.1:0", "--secret-file", open}, []string{open}},
 		{"agent's secret for all to read", []string{"http", "3000", "--secret-file", open}, []string{open}},

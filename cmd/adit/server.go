@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -211,7 +212,7 @@ func (f *serverFlags) runWith(ctx context.Context, opts server.Options) error {
 		operators.close()
 	}
 	if err != nil {
-		return optionError(err)
+		return f.notListening(optionError(err))
 	}
 	f.running = s
 	log.Info("server started", startedAt(s)...)
@@ -308,6 +309,27 @@ func (f *serverFlags) check(opts server.Options) (err error) {
 	}
 	opts.ReservedIDs = f.identity.reserved
 	return optionError(server.Check(opts))
+}
+
+// notListening says what helps if a port cannot be opened.
+func (f *serverFlags) notListening(err error) error {
+	op, ok := errors.AsType[*net.OpError](err)
+	if !ok || op.Op != "listen" || op.Addr == nil {
+		return err
+	}
+	flag := "--listen"
+	if op.Net == "udp" {
+		flag = "--quic-listen"
+	} else if _, port, _ := net.SplitHostPort(op.Addr.String()); !strings.HasSuffix(f.listen, ":"+port) {
+		flag = "--tls-listen"
+	}
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%w: another program has the port, which may be an adit server: %s takes another one", err, flag)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%w: ports below 1024 are not for every user: %s takes another one, and adit service install a user who may", err, flag)
+	}
+	return err
 }
 
 // optionError says which flag an option is wrong by.

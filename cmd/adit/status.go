@@ -147,6 +147,9 @@ func reason(err error) string {
 	case errors.As(err, &status):
 		return statusReason(status)
 	case errors.As(err, &refused):
+		if refused.Code == dialect.BindForbidden {
+			return refused.Reason // what this server does not give out is no matter of the credential
+		}
 		return refused.Reason + remedy(string(refused.Code))
 	case errors.As(err, &rejected) && rejected.Gone():
 		return "the server does not know the session any more, as after a restart"
@@ -201,6 +204,8 @@ func remedy(code string) string {
 		return anotherCredential
 	case string(auth.NotYetValid):
 		return " (compare the clocks)"
+	case string(auth.Forbidden):
+		return " (adit token inspect says what a token allows)"
 	case string(dialect.BindTaken):
 		return " (choose another --id)"
 	case string(dialect.BindPortInUse):
