@@ -74,12 +74,15 @@ func (x *examination) blameProxy(err error) {
 	if len(e.Offers) > 0 {
 		takes = ", with " + strings.Join(e.Offers, " or ")
 	}
+	if e.StatusCode != 0 {
+		takes += fmt.Sprintf(" (%d)", e.StatusCode)
+	}
 	const login = "Give user and password with --proxy-password-file, in a file with USER:PASSWORD; for NTLM the user is DOMAIN\\user."
 	switch e.Kind {
 	case wayout.LoginNeeded:
-		x.find("proxy-auth", Failed, fmt.Sprintf("The proxy %s wants a login%s (407).", name, takes), login)
+		x.find("proxy-auth", Failed, fmt.Sprintf("The proxy %s wants a login%s.", name, takes), login)
 	case wayout.LoginRefused:
-		x.find("proxy-auth", Failed, fmt.Sprintf("The proxy %s does not accept the login that it was shown%s (407).", name, takes), login)
+		x.find("proxy-auth", Failed, fmt.Sprintf("The proxy %s does not accept the login that it was shown%s.", name, takes), login)
 	case wayout.Forbidden:
 		x.find("proxy-refuses", Failed, fmt.Sprintf("The proxy %s does not let %s be reached: its rules forbid it.", name, server),
 			"Ask whoever runs the proxy to allow that name and port. Many allow port 443 alone: the server may have to listen there.")

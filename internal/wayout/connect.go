@@ -58,6 +58,8 @@ func (d *Dialer) dialHTTP(ctx context.Context, via *url.URL, addr string) (_ net
 			return nil, &Error{Kind: NoProxy, Err: err}
 		case resp.StatusCode/100 == 2:
 			return p.through(ctx)
+		case resp.StatusCode == http.StatusUnauthorized && login.header != "": // as tinyproxy does it
+			return nil, &Error{Kind: LoginRefused, StatusCode: resp.StatusCode, Offers: login.offers}
 		case resp.StatusCode != http.StatusProxyAuthRequired:
 			return nil, refusal(resp.StatusCode)
 		}

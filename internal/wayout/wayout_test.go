@@ -208,6 +208,7 @@ func TestErrors(t *testing.T) {
 		}
 	}
 	both := (&httpProxy{answers: []string{wantsBasic, wantsBasic}}).serve
+	asTinyproxy := (&httpProxy{answers: []string{wantsBasic, "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"}}).serve
 	for name, tt := range map[string]struct {
 		proxy  string
 		serve  func(net.Conn)
@@ -217,6 +218,7 @@ func TestErrors(t *testing.T) {
 	}{
 		"wants a login":       {"http://", answer(wantsBasic), wayout.LoginNeeded, 407, "it wants a login (it takes Basic)"},
 		"refuses the login":   {"http://me:hidden@", both, wayout.LoginRefused, 407, "does not accept the login (it takes Basic)"},
+		"refuses it with 401": {"http://me:hidden@", asTinyproxy, wayout.LoginRefused, 401, "it does not accept the login"},
 		"wants another login": {"http://me:hidden@", answer("HTTP/1.1 407 No\r\nProxy-Authenticate: X hidden, Digest realm=\"x\"\r\nContent-Length: 0\r\n\r\n"), wayout.LoginNeeded, 407, "(it takes Digest)"},
 		"does not say what":   {"http://", answer("HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n"), wayout.LoginNeeded, 407, "it wants a login"},
 		"forbids":             {"http://me:hidden@", answer("HTTP/1.1 403 No\r\n\r\n"), wayout.Forbidden, 403, "it does not let tunnel.example.com:443 be reached: the answer is 403 Forbidden"},
