@@ -305,3 +305,13 @@ func TestServerGreetsAgain(t *testing.T) {
 		t.Error("it has printed the secret")
 	}
 }
+
+// The line for another machine is all that it takes.
+func TestServerGreetsWithDevTLS(t *testing.T) {
+	t.Parallel()
+	c := newCommand(t)
+	c.person = true
+	c.start(t, "server", "--listen", "127.0.0.1:0", "--dev-tls", "--tls-listen", "127.0.0.1:0", "--public-url", "https://tunnel.example.com")
+	c.out.wait(t, `another one, with a copy of /[^ ]*/dev-tls.pem \(the line`)
+	c.out.wait(t, ` adit http 3000 --server wss://tunnel.example.com --ca-file dev-tls.pem\n`)
+}

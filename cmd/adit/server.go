@@ -377,14 +377,24 @@ func (p *program) greet(s *server.Server, secret auth.Secret, path string, creat
 	}
 	fmt.Fprintf(p.out, "Expose a service of this machine:\n\n    adit http 3000%s\n\n", p.localFlags(s, path))
 	url := agentURL(s)
+	var copies []string // of files that another machine needs
+	flags := ""
+	if file := s.DevAuthority(); file != "" && strings.HasPrefix(url, "wss:") {
+		copies, flags = append(copies, file), " --ca-file "+filepath.Base(file)
+	}
 	switch {
 	case url == "": // nobody else reaches it
 	case p.person && created:
-		fmt.Fprintf(p.out, "Or of another one (the line holds the secret: keep it to yourself):\n\n")
-		fmt.Fprintf(p.out, "    %s=%s adit http 3000 --server %s\n\n", envToken, secret.Reveal(), url)
+		with := ""
+		if len(copies) > 0 {
+			with = ", with a copy of " + copies[0]
+		}
+		fmt.Fprintf(p.out, "Or of another one%s (the line holds the secret: keep it to yourself):\n\n", with)
+		fmt.Fprintf(p.out, "    %s=%s adit http 3000 --server %s%s\n\n", envToken, secret.Reveal(), url, flags)
 	default:
-		fmt.Fprintf(p.out, "Or of another one, with a copy of %s, or a token:\n\n", path)
-		fmt.Fprintf(p.out, "    adit http 3000 --server %s --secret-file FILE\n\n", url)
+		copies = append([]string{path}, copies...)
+		fmt.Fprintf(p.out, "Or of another one, with a copy of %s:\n\n", strings.Join(copies, " and "))
+		fmt.Fprintf(p.out, "    adit http 3000 --server %s --secret-file FILE%s\n\n", url, flags)
 	}
 }
 
@@ -405,7 +415,7 @@ func (p *program) localFlags(s *server.Server, path string) string {
 		flags += " --ca-file " + shellQuote(file)
 	}
 	if path != filepath.Join(p.dataDir(), "secret") {
-		flags += " --secret-file " + path
+		flags += " --secret-file " + shellQuote(path)
 	}
 	return flags
 }
