@@ -150,7 +150,13 @@ func newUpstream(s, addr, network string) (*Upstream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("upstream %q: want a port, host:port or a URL", s)
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+	n, err := strconv.ParseUint(port, 10, 16)
+	switch _, isNumber := strconv.ParseUint(port, 10, 64); {
+	case isNumber != nil && strings.Contains(s, ".") && port == s:
+		return nil, fmt.Errorf("upstream %q has no port, of 1 to 65535: want host:port such as %s:80, or a URL", s, s)
+	case isNumber != nil && port == s:
+		return nil, fmt.Errorf("upstream %q: want a port from 1 to 65535, host:port or a URL", s)
+	case err != nil || n == 0:
 		return nil, fmt.Errorf("upstream %q has the port %q: 1 to 65535 are allowed", s, port)
 	}
 	if host == "" {

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/base32"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -228,6 +230,10 @@ func (f *tunnelFlags) upstream(s string, log *slog.Logger) (*agent.Upstream, err
 		opts.Logger = log
 		h, err := folder.New(s, opts)
 		if err != nil {
+			host, _, _ := strings.Cut(s, "/")
+			if up, uerr := agent.ParseUpstream(host); errors.Is(err, fs.ErrNotExist) && host != "" && uerr == nil {
+				return nil, fmt.Errorf("%w (for the service at %s leave the path out: http://%s)", err, up, up)
+			}
 			return nil, err
 		}
 		return agent.HandlerUpstream(h.Dir(), h), nil
