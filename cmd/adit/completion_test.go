@@ -65,7 +65,7 @@ func TestManualPages(t *testing.T) {
 		}
 		text.Write(b)
 	}
-	for _, want := range []string{`.TH "ADIT\-SERVER" 1`, `.B \-\-trusted\-proxies`, `\(ti/.local/state/adit`, ".SH EXIT STATUS"} {
+	for _, want := range []string{`.TH "ADIT\-SERVER" 1`, `.B \-\-trusted\-proxies`, `\(ti/.local/state/adit`, ".SH EXIT STATUS", ".SS \"Who may enter\"", ".B \\-\\-basic\\-auth\\-file \\fIFILE\\fR"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("no %s in the pages", want)
 		}

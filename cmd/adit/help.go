@@ -193,46 +193,50 @@ func writeCommands(b *strings.Builder, c *cobra.Command, width int) {
 	}
 }
 
-// writeFlags writes the flags of fl, in groups if there are many.
-func writeFlags(b *strings.Builder, fl *pflag.FlagSet, width int) {
-	var all []*pflag.Flag
+// A flagSection is a part of a list of flags.
+type flagSection struct {
+	title string
+	flags []*pflag.Flag
+}
+
+// flagSections returns the flags of fl that are shown: in groups, if there are
+// many.
+func flagSections(fl *pflag.FlagSet) (sections []flagSection) {
+	var rest []*pflag.Flag
 	fl.VisitAll(func(f *pflag.Flag) {
 		if !f.Hidden {
-			all = append(all, f)
+			rest = append(rest, f)
 		}
 	})
-	section := func(title string, flags []*pflag.Flag) {
-		if len(flags) == 0 {
-			return
+	if len(rest) >= manyFlags {
+		for _, g := range flagGroups {
+			of := flagSection{title: g.title}
+			for _, name := range g.names {
+				if at := slices.IndexFunc(rest, func(f *pflag.Flag) bool { return f.Name == name }); at >= 0 {
+					of.flags = append(of.flags, rest[at])
+					rest = slices.Delete(rest, at, at+1)
+				}
+			}
+			sections = append(sections, of)
 		}
-		fmt.Fprintf(b, "\n%s\n", title)
+	}
+	sections = append([]flagSection{{"Flags:", rest}}, sections...)
+	return slices.DeleteFunc(sections, func(s flagSection) bool { return len(s.flags) == 0 })
+}
+
+// writeFlags writes the flags of fl.
+func writeFlags(b *strings.Builder, fl *pflag.FlagSet, width int) {
+	for _, s := range flagSections(fl) {
+		fmt.Fprintf(b, "\n%s\n", s.title)
 		column := 0
-		for _, f := range flags {
+		for _, f := range s.flags {
 			if n := len(flagHead(f)); n <= flagColumn {
 				column = max(column, n)
 			}
 		}
-		for _, f := range flags {
+		for _, f := range s.flags {
 			writeFlag(b, f, column, width)
 		}
-	}
-	if len(all) < manyFlags {
-		section("Flags:", all)
-		return
-	}
-	rest := slices.Clone(all)
-	groups := make([][]*pflag.Flag, len(flagGroups))
-	for i, g := range flagGroups {
-		for _, name := range g.names {
-			if at := slices.IndexFunc(rest, func(f *pflag.Flag) bool { return f.Name == name }); at >= 0 {
-				groups[i] = append(groups[i], rest[at])
-				rest = slices.Delete(rest, at, at+1)
-			}
-		}
-	}
-	section("Flags:", rest)
-	for i, g := range flagGroups {
-		section(g.title, groups[i])
 	}
 }
 

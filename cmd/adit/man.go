@@ -103,33 +103,32 @@ func manRelated(c *cobra.Command) (names []string) {
 }
 
 func manFlags(b *strings.Builder, fl *pflag.FlagSet) {
-	first := true
-	fl.VisitAll(func(f *pflag.Flag) {
-		if f.Hidden {
-			return
+	sections := flagSections(fl)
+	if len(sections) > 0 {
+		b.WriteString(".SH OPTIONS\n")
+	}
+	for i, s := range sections {
+		if i > 0 {
+			fmt.Fprintf(b, ".SS %s\n", roffQuote(strings.TrimSuffix(s.title, ":")))
 		}
-		if first {
-			b.WriteString(".SH OPTIONS\n")
-			first = false
+		for _, f := range s.flags {
+			manFlag(b, f)
 		}
-		value, usage := pflag.UnquoteUsage(f)
-		name := "--" + f.Name
-		if f.Shorthand != "" {
-			name = "-" + f.Shorthand + ", " + name
-		}
-		fmt.Fprintf(b, ".TP\n.B %s", roff(name))
-		if value == "stringArray" {
-			value = "string"
-		}
-		if value != "" {
-			fmt.Fprintf(b, " \\fI%s\\fR", roff(value))
-		}
-		fmt.Fprintf(b, "\n%s", roff(usage))
-		if !slices.Contains([]string{"", "false", "0", "0s", "[]"}, f.DefValue) {
-			fmt.Fprintf(b, " (default %s)", roff(f.DefValue))
-		}
-		b.WriteString("\n")
-	})
+	}
+}
+
+func manFlag(b *strings.Builder, f *pflag.Flag) {
+	value := flagValue(f)
+	fmt.Fprintf(b, ".TP\n.B %s", roff(strings.TrimSuffix(flagHead(f), " "+value)))
+	if value != "" {
+		fmt.Fprintf(b, " \\fI%s\\fR", roff(value))
+	}
+	_, usage := pflag.UnquoteUsage(f)
+	fmt.Fprintf(b, "\n%s", roff(usage))
+	if !slices.Contains([]string{"", "false", "0", "0s", "[]"}, f.DefValue) {
+		fmt.Fprintf(b, " (default %s)", roff(f.DefValue))
+	}
+	b.WriteString("\n")
 }
 
 // manText writes paragraphs. Lines that begin with a space stay as they are.
