@@ -107,7 +107,7 @@ func (p *program) present(ctx context.Context, d *display, opts *agent.Options, 
 	picture := fmt.Sprintf("A sample site, through a tunnel:\n\n  you  -->  server %s  ==>  agent  -->  site %s\n\n",
 		at, opts.Tunnels[0].Upstream)
 	if d.onScreen {
-		io.WriteString(p.out, picture)
+		io.WriteString(p.out, picture+"Open an address in a browser: what it asks for shows up below.\n\n")
 		if stop, err = d.start(ctx, opts.Server); err == nil {
 			d.join(opts)
 		}
