@@ -156,8 +156,7 @@ var doctorMarks = map[doctor.Status]string{
 
 // printBegin shows on the last line what takes time now.
 func (f *doctorFlags) printBegin(what string) {
-	text, _, _ := strings.Cut(what, "\n")
-	fmt.Fprintf(f.p.out, "%s  ...      %s", f.clear, f.style().Clean(text[:min(len(text), doctorColumns-doctorIndent)]))
+	fmt.Fprintf(f.p.out, "%s  ...      %s", f.clear, f.style().Wrap(what, doctorColumns-doctorIndent)[0])
 }
 
 func (f *doctorFlags) printStep(s doctor.Step) {

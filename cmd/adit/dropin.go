@@ -58,7 +58,7 @@ func dropInCommands() (commands []*cobra.Command) {
 		commands = append(commands, &cobra.Command{
 			Use:                d.name,
 			Short:              d.short,
-			Long:               d.short + ", with that program's arguments, environment, output and exit codes, and none of adit's own. It tells what it takes if it is called without any, or with -h.",
+			Long:               d.short + ", with that program's arguments, environment, output and exit codes, and none of adit's own. Call it with -h for what it takes.",
 			DisableFlagParsing: true,
 			Run:                func(*cobra.Command, []string) {},
 		})

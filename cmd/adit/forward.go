@@ -359,6 +359,7 @@ func (f *agentFlags) runStdio(ctx context.Context, target tunnel.Target) error {
 	f.shown.apply(&opts)
 	opts.Forwards, opts.Logger = true, log
 	w := f.p.newWaiter(target)
+	defer w.stop()
 	opts.OnState = w.state
 	a, err := agent.New(opts)
 	if err != nil {
@@ -369,7 +370,6 @@ func (f *agentFlags) runStdio(ctx context.Context, target tunnel.Target) error {
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() { a.Run(ctx) })
-	defer w.stop()
 	opened := false
 	err = forward.RelayStdio(ctx, func(ctx context.Context, t tunnel.Target) (net.Conn, error) {
 		c, err := a.OpenTarget(ctx, t)
