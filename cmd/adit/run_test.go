@@ -291,21 +291,6 @@ func TestPatienceIsExplained(t *testing.T) {
 	}
 }
 
-// A server that was there before says to a person what to do, without its
-// secret.
-func TestServerGreetsAgain(t *testing.T) {
-	t.Parallel()
-	secret := writeFile(t, testSecret)
-	c := newCommand(t)
-	c.person = true
-	c.start(t, "server", "--listen", "127.0.0.1:0", "--secret-file", secret)
-	c.out.wait(t, `(?s)^http://127.0.0.1:\d+\n.*    adit http 3000 --server ws://127.0.0.1:\d+ --secret-file `)
-	c.stop()
-	if strings.Contains(c.out.String()+c.err.String(), testSecret) {
-		t.Error("it has printed the secret")
-	}
-}
-
 // The line for another machine is all that it takes.
 func TestServerGreetsWithDevTLS(t *testing.T) {
 	t.Parallel()

@@ -367,14 +367,10 @@ func (f *serverFlags) secret() (s auth.Secret, path string, created bool, err er
 // greet says where the server is and, if its secret is new, how to connect the
 // first agent. The secret itself is only shown to a person.
 func (p *program) greet(s *server.Server, secret auth.Secret, path string, created bool) {
-	switch {
-	case created:
-		fmt.Fprintf(p.out, "%s\n\nA new secret is in %s.\n\n", s.URL(), path)
-	case p.person:
-		fmt.Fprintf(p.out, "%s\n\n", s.URL())
-	default:
+	if !created {
 		return
 	}
+	fmt.Fprintf(p.out, "%s\n\nA new secret is in %s.\n\n", s.URL(), path)
 	fmt.Fprintf(p.out, "Expose a service of this machine:\n\n    adit http 3000%s\n\n", p.localFlags(s, path))
 	url := agentURL(s)
 	var copies []string // of files that another machine needs
@@ -384,7 +380,7 @@ func (p *program) greet(s *server.Server, secret auth.Secret, path string, creat
 	}
 	switch {
 	case url == "": // nobody else reaches it
-	case p.person && created:
+	case p.person:
 		with := ""
 		if len(copies) > 0 {
 			with = ", with a copy of " + copies[0]
