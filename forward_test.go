@@ -1,12 +1,10 @@
 package adit_test
 
 import (
-	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"testing"
-	"time"
 
 	"adit"
 	"adit/adittest"
@@ -75,9 +73,7 @@ func TestForwardClose(t *testing.T) {
 	if n, err := visitor.Read(make([]byte, 1)); n != 0 || err == nil {
 		t.Errorf("Read of the visitor: %d, %v; want the end or an error", n, err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	if err := tun.Shutdown(ctx); err != nil {
+	if err := tun.Shutdown(briefly(t)); err != nil {
 		t.Errorf("Shutdown after Close: %v", err)
 	}
 }

@@ -259,7 +259,7 @@ func TestIdleReadFrom(t *testing.T) {
 	}
 	local, remote := p.open(t, "")
 	wg.Go(func() { local.Write(make([]byte, 1<<20)); local.Close() })
-	remote.SetReadDeadline(time.Now().Add(5 * time.Second))
+	remote.SetReadDeadline(time.Now().Add(patience))
 	if n, err := io.Copy(io.Discard, remote); n != 1<<20 || err != nil {
 		t.Errorf("beside idle streams: %d bytes, %v; want %d", n, err, 1<<20)
 	}

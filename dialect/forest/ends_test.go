@@ -31,7 +31,7 @@ func TestReset(t *testing.T) {
 			from, to = to, from
 		}
 		from.(tunnel.Resetter).Reset(tunnel.ResetUpstream, "")
-		to.SetDeadline(time.Now().Add(5 * time.Second))
+		to.SetDeadline(time.Now().Add(20 * time.Second))
 		if _, err := to.Read(make([]byte, 1)); err == nil || err == io.EOF {
 			t.Errorf("from server %v: Read: got %v, want an error", fromServer, err)
 		}
@@ -41,7 +41,7 @@ func TestReset(t *testing.T) {
 		to.Close()
 		// The answering reset has removed what was left here.
 		sess := tun.(*session)
-		for end := time.Now().Add(5 * time.Second); sess.mux.NumStreams() > 1; {
+		for end := time.Now().Add(20 * time.Second); sess.mux.NumStreams() > 1; {
 			if time.Now().After(end) {
 				t.Fatalf("from server %v: got %d streams, want the control stream alone", fromServer, sess.mux.NumStreams())
 			}

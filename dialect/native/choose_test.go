@@ -283,7 +283,7 @@ func TestCloseIsHeard(t *testing.T) {
 				s.Close()
 				select {
 				case <-a.t.Done():
-				case <-time.After(3 * time.Second):
+				case <-time.After(patience):
 					t.Fatal("the server has not heard of the end")
 				}
 			}
