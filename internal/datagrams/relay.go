@@ -7,7 +7,6 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"adit/internal/udpsocket"
@@ -97,8 +96,8 @@ func (r *relay) outward() {
 	for {
 		err := r.socket.Receive(take)
 		switch {
-		case errors.Is(err, syscall.ECONNREFUSED):
-			continue // of one before: nobody is there yet, or any more
+		case udpsocket.Passing(err):
+			continue // nobody is there yet, or any more; or that one was too long for the path
 		case err != nil:
 			return
 		case b == nil:

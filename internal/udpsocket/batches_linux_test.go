@@ -71,8 +71,12 @@ func TestWhatTheSystemAnswers(t *testing.T) {
 		{"one is not allowed", mixed, false, []step{{2, nil}, {0, unix.EPERM}}, Sent{Sent: 3, Lost: 1}, "[1 2 4]", 0},
 		{"no memory", same, false, []step{{0, unix.ENOBUFS}}, Sent{Lost: 4}, "[]", 0},
 		{"a card that cannot cut", same, false, []step{{0, unix.EIO}}, Sent{Sent: 4}, "[5 5 5 5]", -1},
-		{"longer than the path", same, false, []step{{0, unix.EMSGSIZE}}, Sent{Sent: 4}, "[5 5 5 5]", 5},
-		{"longer than the path, of older kernels", same, false, []step{{0, unix.EINVAL}, {0, unix.EMSGSIZE}}, Sent{Sent: 3, Lost: 1}, "[5 5 5]", 5},
+		{"longer than the path", same, false, []step{{0, unix.EMSGSIZE}, {0, unix.EMSGSIZE}}, Sent{Sent: 4}, "[5 5 5 5]", 5},
+		{"longer than the path, of older kernels", same, false, []step{{0, unix.EINVAL}, {0, unix.EMSGSIZE}, {0, unix.EMSGSIZE}}, Sent{Sent: 3, Lost: 1}, "[5 5 5]", 5},
+		{"one before was longer than the path", same, false, []step{{0, unix.EMSGSIZE}}, Sent{Sent: 4}, "[20]", 0},
+		{"a router refused before", mixed, false, []step{{1, nil}, {0, unix.EHOSTUNREACH}}, Sent{Sent: 4}, "[1 2 3 4]", 0},
+		{"refused for another reason", same, false, []step{{0, unix.EINVAL}, {0, unix.EINVAL}, {0, unix.EINVAL}, {0, unix.EINVAL}, {0, unix.EINVAL}},
+			Sent{Lost: 4}, "[]", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

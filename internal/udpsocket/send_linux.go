@@ -19,7 +19,7 @@ const (
 	maxPieces   = 128         // of memory that they are put together from
 	maxSegments = 64          // datagrams of one message: UDP_MAX_SEGMENTS of older kernels
 	maxPayload  = 65535 - 128 // bytes of one message of several datagrams, with room for the headers
-	attempts    = 3           // to send a datagram instead of which the system tells of others that were refused
+	attempts    = 3           // more, to send a datagram instead of which the system tells of others that were refused
 )
 
 // An outbox is what datagrams are sent from. It is borrowed meanwhile.
@@ -75,9 +75,10 @@ func (b *batches) send(e Envelope, datagrams [][]byte, wait bool) (done Sent, er
 	}
 	o.post = b.post
 	tries := 0
+	segment := b.segment.Load()
 	for done.Done() < len(datagrams) {
 		rest := datagrams[done.Done():]
-		o.ready = o.messages[:b.fill(o, e, named, rest)]
+		o.ready = o.messages[:b.fill(o, e, named, rest, int(segment))]
 		err := b.rc.Control(o.try)
 		if err == nil && o.err == unix.EAGAIN {
 			if !wait {
@@ -96,13 +97,20 @@ func (b *batches) send(e Envelope, datagrams [][]byte, wait bool) (done Sent, er
 			done.Sent += n
 			tries = 0
 		}
+		if o.n > 0 {
+			b.lower(segment) // which has helped
+		}
 		switch {
 		case o.err == nil:
-		case o.err == unix.ECONNREFUSED && tries < attempts:
-			tries++ // of one before: nobody was there yet
+		case b.connected && tries < again(o.err):
+			tries++ // of one before
 		case o.err == unix.EBADF:
 			return done, &net.OpError{Op: "write", Net: "udp", Err: os.NewSyscallError("sendmmsg", net.ErrClosed)}
-		case o.counts[0] > 1 && b.unsegmented(o.err, len(e.Prefix)+len(rest[0])): // each by itself then
+		case o.counts[0] > 1 && unsegmented(o.err):
+			segment = int32(len(e.Prefix) + len(rest[0])) // each by itself then
+			if o.err == unix.EIO {
+				segment = 0
+			}
 		default:
 			done.Lost += o.counts[0]
 			tries = 0
@@ -111,11 +119,22 @@ func (b *batches) send(e Envelope, datagrams [][]byte, wait bool) (done Sent, er
 	return done, nil
 }
 
+// again returns how many times more it is worth to send a datagram with which
+// the system has answered so. What goes nowhere by itself is refused each time.
+func again(err error) int {
+	switch {
+	case err == unix.ECONNREFUSED:
+		return attempts
+	case Passing(err):
+		return 1
+	}
+	return 0
+}
+
 // fill puts as many of the datagrams as there is room for into messages, those of
-// the same size into one if the system cuts it again, and returns how many
-// messages that is.
-func (b *batches) fill(o *outbox, e Envelope, named uint32, datagrams [][]byte) (messages int) {
-	segment := int(b.segment.Load())
+// the same size below segment into one, which the system cuts again, and returns
+// how many messages that is.
+func (b *batches) fill(o *outbox, e Envelope, named uint32, datagrams [][]byte, segment int) (messages int) {
 	pieces := 0
 	each := 1 // pieces of a datagram
 	if len(e.Prefix) > 0 {
@@ -195,22 +214,19 @@ func (c *controls) add(level, typ int32, n int) unsafe.Pointer {
 	return data
 }
 
-// unsegmented takes note that the system has refused datagrams of that size as
-// one message, and reports whether that may be why: the network card cannot do
-// it, or they are longer than the path takes in one piece.
-func (b *batches) unsegmented(err error, size int) bool {
-	limit := int32(size)
-	switch err {
-	case unix.EIO:
-		limit = 0
-	case unix.EINVAL, unix.EMSGSIZE:
-	default:
-		return false
-	}
+// unsegmented reports whether the system may have refused datagrams because they
+// are one message: the network card cannot cut it, or they are longer than the
+// path takes in one piece.
+func unsegmented(err error) bool {
+	return err == unix.EIO || err == unix.EINVAL || err == unix.EMSGSIZE
+}
+
+// lower has datagrams of that size and larger go by themselves from now on.
+func (b *batches) lower(segment int32) {
 	for {
 		now := b.segment.Load()
-		if now <= limit || b.segment.CompareAndSwap(now, limit) {
-			return true
+		if now <= segment || b.segment.CompareAndSwap(now, segment) {
+			return
 		}
 	}
 }

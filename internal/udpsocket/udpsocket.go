@@ -112,10 +112,25 @@ func New(conn net.Conn, opts Options) *Socket {
 	return s
 }
 
+// Passing reports whether an error of a connected socket is what the far side or
+// a router has said of a datagram that was sent before (RFC 1122, section
+// 4.1.3.3). The system tells of it once, instead of what was asked for.
+func Passing(err error) bool {
+	errno, ok := errors.AsType[syscall.Errno](err)
+	if !ok {
+		return false
+	}
+	switch errno {
+	case syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.ENOPROTOOPT, syscall.EMSGSIZE:
+		return true
+	}
+	return false
+}
+
 // Receive waits for datagrams and calls take for what has come, in its order.
 // What take is given is good until it returns; take does not block. The error
-// wraps net.ErrClosed if the socket was closed, and syscall.ECONNREFUSED if the
-// far side has refused what was sent; one may receive on after that.
+// wraps net.ErrClosed if the socket was closed; see also Passing: one may receive
+// on after that.
 func (s *Socket) Receive(take func(Run)) error {
 	if s.many != nil {
 		return s.many.receive(take)
@@ -156,8 +171,8 @@ func waiter(c net.Conn) func() error {
 }
 
 // Send sends datagrams in their order, and waits while the system has no room.
-// Those that the system refuses are lost; an earlier one's refusal by the far
-// side, which the system tells of instead of sending the next, is not. The
+// Those that the system refuses are lost; the next one behind one that the far
+// side or a router has refused, of which the system tells then, is not. The
 // error wraps net.ErrClosed: the rest were not sent.
 func (s *Socket) Send(e Envelope, datagrams [][]byte) (Sent, error) {
 	if s.many != nil {
@@ -166,7 +181,7 @@ func (s *Socket) Send(e Envelope, datagrams [][]byte) (Sent, error) {
 	var done Sent
 	for _, b := range datagrams {
 		err := s.sendOne(e, b)
-		if errors.Is(err, syscall.ECONNREFUSED) {
+		if s.connected && Passing(err) {
 			err = s.sendOne(e, b)
 		}
 		switch {
