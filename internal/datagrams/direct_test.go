@@ -136,3 +136,31 @@ func TestFlowsWriteDirectly(t *testing.T) {
 		f.Wait()
 	})
 }
+
+// Datagrams without a byte keep their place too while they are being written.
+func TestFlowsQueueBehindTheEmpty(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		near, far := net.Pipe()
+		defer far.Close()
+		stream := &queueConn{Conn: near, gate: make(chan struct{})}
+		f := datagrams.NewFlows(ctx, datagrams.FlowOptions[int]{
+			Open:  func(context.Context, int) (net.Conn, error) { return stream, nil },
+			Reply: ignore,
+			Abort: abort,
+			Max:   1,
+		})
+		f.Send(1, nil)
+		synctest.Wait() // it is being written
+		stream.setRoom(true)
+		f.Send(1, []byte("x"))
+		close(stream.gate)
+		synctest.Wait()
+		if got := string(stream.wrote); got != "\x00\x00\x00\x01x" {
+			t.Errorf("got %q, want the empty one first", got)
+		}
+		cancel()
+		f.Wait()
+	})
+}

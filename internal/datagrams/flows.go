@@ -17,6 +17,10 @@ const (
 	flowQueueSize = 512 << 10 // and their bytes
 	maxQueued     = 4 << 20   // bytes of those that wait for the streams of a socket
 
+	// maxLent is from when on memory for what waits is not what others have
+	// needed for more: bytes of it, per socket.
+	maxLent = 8 << 20
+
 	// newcomer is for how long a flow keeps its place though nothing answers.
 	newcomer = time.Second
 
@@ -85,6 +89,7 @@ type Flows[K comparable] struct {
 	unanswered list.List  // of *flow[K], the oldest first
 	answered   list.List  // of *flow[K], roughly the one first that is idle longest
 	queued     int        // bytes that wait
+	lent       int        // bytes of the memory that they wait in
 	fresh      []*flow[K] // have something that waits since Flush, and may have ended
 }
 
@@ -105,6 +110,7 @@ type flow[K comparable] struct {
 	count   int     // of them
 	size    int     // of them, in bytes, without the heads
 	writing int     // bytes that were taken and are not written yet
+	lent    int     // bytes of the memory of those that wait and those
 	direct  queuer  // its stream, if that can be written to without waiting, or nil
 	sent    int64   // bytes of datagrams that were written so
 }
@@ -171,9 +177,11 @@ func (f *Flows[K]) Queue(key K, r udpsocket.Run) (taken int) {
 			continue
 		}
 		if fl.waiting == nil {
-			fl.waiting = blocks.Get().(*[]byte)
+			fl.waiting = f.borrowLocked(fl)
 		}
+		before := cap(*fl.waiting)
 		*fl.waiting = appendDatagram(*fl.waiting, b)
+		f.lendLocked(fl, cap(*fl.waiting)-before)
 		fl.count++
 		fl.size += len(b)
 		f.queued += len(b)
@@ -187,6 +195,24 @@ func (f *Flows[K]) Queue(key K, r udpsocket.Run) (taken int) {
 		}
 	}
 	return taken
+}
+
+// borrowLocked returns memory for datagrams that wait for a flow. However little
+// each of many flows has, together they hold not much more than that.
+func (f *Flows[K]) borrowLocked(fl *flow[K]) *[]byte {
+	b := blocks.Get().(*[]byte)
+	if f.lent+cap(*b) > maxLent {
+		blocks.Put(b)
+		b = new([]byte)
+	}
+	f.lendLocked(fl, cap(*b))
+	return b
+}
+
+// lendLocked takes note that a flow has n bytes of memory more.
+func (f *Flows[K]) lendLocked(fl *flow[K], n int) {
+	fl.lent += n
+	f.lent += n
 }
 
 // A queuer is a stream that can be written to without waiting.
@@ -231,11 +257,12 @@ func (f *Flows[K]) Flush() {
 // queueLocked queues what waits for a flow to its stream, unless that would wait
 // or something from before is being written.
 func (f *Flows[K]) queueLocked(fl *flow[K]) bool {
-	if fl.direct == nil || fl.waiting == nil || fl.writing > 0 || !fl.direct.TryQueue(*fl.waiting) {
+	if fl.direct == nil || fl.waiting == nil || fl.lent > cap(*fl.waiting) || !fl.direct.TryQueue(*fl.waiting) {
 		return false
 	}
 	fl.sent += int64(fl.size)
 	f.queued -= fl.size
+	f.lendLocked(fl, -fl.lent)
 	giveBack(fl.waiting)
 	fl.waiting, fl.count, fl.size = nil, 0, 0
 	return true
@@ -308,6 +335,7 @@ func (f *Flows[K]) dropLocked(fl *flow[K]) {
 func (f *Flows[K]) discardLocked(fl *flow[K]) {
 	fl.failed = true
 	f.queued -= fl.writing + fl.size
+	f.lendLocked(fl, -fl.lent)
 	if fl.waiting != nil {
 		giveBack(fl.waiting)
 	}
@@ -376,6 +404,11 @@ func (f *Flows[K]) take(fl *flow[K]) (b *[]byte, size int) {
 	defer f.mu.Unlock()
 	f.queued -= fl.writing
 	b, fl.writing = fl.waiting, fl.size
+	left := 0
+	if b != nil {
+		left = cap(*b)
+	}
+	f.lendLocked(fl, left-fl.lent)
 	fl.waiting, fl.count, fl.size = nil, 0, 0
 	return b, fl.writing
 }
