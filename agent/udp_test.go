@@ -20,6 +20,7 @@ import (
 	"adit/dialect/native"
 	"adit/forward"
 	"adit/internal/datagrams"
+	"adit/internal/testdatagrams"
 	"adit/tunnel"
 )
 
@@ -153,10 +154,9 @@ func TestUDPStreams(t *testing.T) {
 		t.Errorf("a connection to what takes datagrams: got %v, want it refused", err)
 	}
 	c := open()
-	in := datagrams.NewReader(c)
-	buf := make([]byte, datagrams.HeadLen+datagrams.MaxLen)
+	buf := make([]byte, datagrams.MaxLen)
 	for _, n := range []int{0, 1, 1420, 60000} {
-		if err := datagrams.Write(c, buf[:datagrams.HeadLen+n]); err != nil {
+		if err := testdatagrams.Write(c, buf[:n]); err != nil {
 			t.Fatal(err)
 		}
 		far.SetDeadline(time.Now().Add(patience))
@@ -165,11 +165,10 @@ func TestUDPStreams(t *testing.T) {
 			t.Fatalf("the upstream got %d bytes, %v; want %d", got, err, n)
 		}
 		far.WriteTo(buf[:n], from)
-		if b, err := in.Next(); err != nil || len(b) != n {
+		if b, err := testdatagrams.Read(c); err != nil || len(b) != n {
 			t.Fatalf("the visitor got %d bytes, %v; want %d", len(b), err, n)
 		}
 	}
-	in.Release()
 	c.Close()
 	if st := <-streams; st.Reached || st.Done || st.Kind != dialect.UDP {
 		t.Errorf("told %+v, want a stream that nobody has answered yet", st)
@@ -182,7 +181,7 @@ func TestUDPStreams(t *testing.T) {
 	c = open()
 	defer c.Close()
 	for range 3 {
-		if err := datagrams.Write(c, buf[:datagrams.HeadLen+1]); err != nil {
+		if err := testdatagrams.Write(c, buf[:1]); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -190,7 +189,7 @@ func TestUDPStreams(t *testing.T) {
 		t.Skip("the port was taken meanwhile")
 	}
 	defer far.Close()
-	if err := datagrams.Write(c, append(buf[:datagrams.HeadLen], "here"...)); err != nil {
+	if err := testdatagrams.Write(c, []byte("here")); err != nil {
 		t.Fatal(err)
 	}
 	far.SetDeadline(time.Now().Add(patience))

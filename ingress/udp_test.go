@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"adit/ingress"
-	"adit/internal/datagrams"
+	"adit/internal/testdatagrams"
 	"adit/internal/testport"
 	"adit/policy"
 	"adit/tunnel"
@@ -98,14 +98,12 @@ func startUDPDoor(t *testing.T, opts ingress.UDPOptions, g *policy.Guard) *udpDo
 
 func (d *udpDoor) echo(c net.Conn) {
 	defer c.Close()
-	r := datagrams.NewReader(c)
-	defer r.Release()
 	for {
-		b, err := r.Next()
+		b, err := testdatagrams.Read(c)
 		if err != nil {
 			return
 		}
-		if !d.quiet.Load() && datagrams.Write(c, append(make([]byte, datagrams.HeadLen), b...)) != nil {
+		if !d.quiet.Load() && testdatagrams.Write(c, b) != nil {
 			return
 		}
 	}

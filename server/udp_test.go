@@ -14,7 +14,7 @@ import (
 	"adit/dialect"
 	"adit/dialect/native"
 	"adit/ingress"
-	"adit/internal/datagrams"
+	"adit/internal/testdatagrams"
 	"adit/internal/testport"
 	"adit/route"
 	"adit/server"
@@ -64,14 +64,12 @@ func echoDatagrams(t *testing.T, s *native.Session, greeting string) <-chan tunn
 			streams <- in.Info()
 			go func() {
 				defer c.Close()
-				r := datagrams.NewReader(c)
-				defer r.Release()
 				for {
-					b, err := r.Next()
+					b, err := testdatagrams.Read(c)
 					if err != nil {
 						return
 					}
-					if datagrams.Write(c, append(append(make([]byte, datagrams.HeadLen), greeting...), b...)) != nil {
+					if testdatagrams.Write(c, append([]byte(greeting), b...)) != nil {
 						return
 					}
 				}

@@ -12,21 +12,20 @@ import (
 	"time"
 
 	"adit/internal/datagrams"
+	"adit/internal/testdatagrams"
 )
 
 const patience = 20 * time.Second
 
 // echo answers each datagram of a stream with itself.
 func echo(t *testing.T, stream net.Conn) {
-	in := datagrams.NewReader(stream)
-	defer in.Release()
 	for {
-		b, err := in.Next()
+		b, err := testdatagrams.Read(stream)
 		if err != nil {
 			stream.Close()
 			return
 		}
-		datagrams.Write(stream, append(make([]byte, datagrams.HeadLen), b...))
+		testdatagrams.Write(stream, b)
 	}
 }
 
@@ -51,11 +50,10 @@ func TestRelay(t *testing.T) {
 		in, out, err = datagrams.Relay(stream, socket, patience, abort)
 		ended <- err
 	}()
-	r := datagrams.NewReader(near)
-	buf := make([]byte, datagrams.HeadLen+datagrams.MaxLen)
+	buf := make([]byte, datagrams.MaxLen)
 	sizes := []int{0, 1, 1400, 60000}
 	for _, n := range sizes {
-		if err := datagrams.Write(near, make([]byte, datagrams.HeadLen+n)); err != nil {
+		if err := testdatagrams.Write(near, make([]byte, n)); err != nil {
 			t.Fatal(err)
 		}
 		far.SetDeadline(time.Now().Add(patience))
@@ -64,7 +62,7 @@ func TestRelay(t *testing.T) {
 			t.Fatalf("the socket's far side got %d bytes, %v; want %d", got, err, n)
 		}
 		far.WriteTo(buf[:n], from)
-		if b, err := r.Next(); err != nil || len(b) != n {
+		if b, err := testdatagrams.Read(near); err != nil || len(b) != n {
 			t.Fatalf("the stream's far side got %d bytes, %v; want %d", len(b), err, n)
 		}
 	}
@@ -94,7 +92,7 @@ func TestRelayGoesOnAfterARefusal(t *testing.T) {
 		datagrams.Relay(stream, socket, patience, abort)
 	}()
 	for range 3 {
-		if err := datagrams.Write(near, make([]byte, datagrams.HeadLen+1)); err != nil {
+		if err := testdatagrams.Write(near, make([]byte, 1)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -102,7 +100,7 @@ func TestRelayGoesOnAfterARefusal(t *testing.T) {
 		t.Skip("the port was taken meanwhile")
 	}
 	defer far.Close()
-	if err := datagrams.Write(near, append(make([]byte, datagrams.HeadLen), "here"...)); err != nil {
+	if err := testdatagrams.Write(near, []byte("here")); err != nil {
 		t.Fatal(err)
 	}
 	far.SetDeadline(time.Now().Add(patience))

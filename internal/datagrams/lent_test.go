@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"adit/internal/datagrams"
+	"adit/internal/testdatagrams"
 )
 
 // What waits for streams that take nothing does not pin memory that others have
@@ -22,15 +23,13 @@ func TestFlowsHoldNoMoreThanTheyHave(t *testing.T) {
 			near, far := net.Pipe()
 			if key == 0 {
 				go func() {
-					r := datagrams.NewReader(far)
-					defer r.Release()
 					for {
-						b, err := r.Next()
+						b, err := testdatagrams.Read(far)
 						if err != nil {
 							return
 						}
 						if len(b) == 1 {
-							datagrams.Write(far, append(make([]byte, datagrams.HeadLen), b...))
+							testdatagrams.Write(far, b)
 						}
 					}
 				}()
