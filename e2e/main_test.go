@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"adit/internal/testsignal"
+
 	"go.uber.org/goleak"
 )
 
@@ -20,6 +22,7 @@ func TestMain(m *testing.M) {
 		fmt.Println("skipped: these tests run real programs")
 		return
 	}
+	testsignal.Restore()
 	dir, err := os.MkdirTemp("", "adit-e2e-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

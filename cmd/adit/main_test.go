@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"adit/internal/testlog"
+	"adit/internal/testsignal"
 
 	"go.uber.org/goleak"
 )
@@ -22,6 +23,7 @@ func TestMain(m *testing.M) {
 		os.Unsetenv(asProgram)
 		main()
 	}
+	testsignal.Restore()
 	goleak.VerifyTestMain(m)
 }
 

@@ -14,7 +14,7 @@ import (
 )
 
 // startProgram starts adit in a process of its own, behind words of a shell, and
-// returns it once it has printed ready.
+// returns it once it has printed ready. One that does not end is killed.
 func startProgram(t *testing.T, shell, ready string, args ...string) *exec.Cmd {
 	t.Helper()
 	c := exec.Command("/bin/sh", append([]string{"-c", shell + ` exec "$0" "$@"`, os.Args[0]}, args...)...)
@@ -30,6 +30,8 @@ func startProgram(t *testing.T, shell, ready string, args ...string) *exec.Cmd {
 	}
 	w.Close()
 	t.Cleanup(func() { c.Process.Kill() })
+	late := time.AfterFunc(2*patience, func() { c.Process.Kill() })
+	t.Cleanup(func() { late.Stop() })
 	r.SetReadDeadline(time.Now().Add(patience))
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {

@@ -265,7 +265,15 @@ func TestStalledReaderStallsItselfAlone(t *testing.T) {
 	p := newPath(t, false)
 	stalled, _ := p.open(t)
 	stalled.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
-	if n, err := stalled.Write(make([]byte, 64<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
+	const most = 512 << 20 // more than the buffers of all sockets between may grow to
+	var err error
+	n := 0
+	for b := make([]byte, 1<<20); err == nil && n < most; {
+		var m int
+		m, err = stalled.Write(b)
+		n += m
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("%d bytes went to a target that reads nothing: %v", n, err)
 	}
 	a, b := p.open(t)
