@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,7 +19,7 @@ import (
 func startProgram(t *testing.T, shell, ready string, args ...string) *exec.Cmd {
 	t.Helper()
 	c := exec.Command("/bin/sh", append([]string{"-c", shell + ` exec "$0" "$@"`, os.Args[0]}, args...)...)
-	c.Env = append(os.Environ(), asProgram+"=1")
+	c.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, envPrefix) }), asProgram+"=1")
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -34,13 +35,15 @@ func startProgram(t *testing.T, shell, ready string, args ...string) *exec.Cmd {
 	t.Cleanup(func() { late.Stop() })
 	r.SetReadDeadline(time.Now().Add(patience))
 	lines := bufio.NewScanner(r)
+	var printed strings.Builder
 	for lines.Scan() {
+		printed.WriteString(lines.Text() + "\n")
 		if strings.Contains(lines.Text(), ready) {
 			go io.Copy(io.Discard, r)
 			return c
 		}
 	}
-	t.Fatalf("%v: it did not print %q: %v", args, ready, lines.Err())
+	t.Fatalf("%v: it did not print %q: %v; it printed:\n%s", args, ready, lines.Err(), printed.String())
 	return nil
 }
 
