@@ -172,8 +172,10 @@ func TestHangingTargetSparesAnOriginalClient(t *testing.T) {
 	}
 	defer first.Close()
 	io.WriteString(first, "first")
-	for len(asked) == 0 {
-		time.Sleep(time.Millisecond)
+	for end := time.Now().Add(patience); len(asked) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the target of the first caller was not dialled")
+		}
 	}
 	caller, second := p.open(t)
 	io.WriteString(caller, "second")
